@@ -22,6 +22,9 @@ from safetensors import safe_open
 
 Array = NDArray[Any]
 
+DEVICE = torch.device(os.environ.get("TALK_TEST_DEVICE", "cpu"))
+"""Where the parity tests compute. On a GPU the same tests run with `TALK_TEST_DEVICE=cuda` (TF32 off)."""
+
 
 def reference_dir() -> Path:
     """The folder of the reference set."""
@@ -110,8 +113,8 @@ def value(form: Mapping[str, Any]) -> Array:
 
 
 def tensor(form: Mapping[str, Any]) -> torch.Tensor:
-    """`value` as a torch tensor."""
-    return torch.from_numpy(np.ascontiguousarray(value(form)))
+    """`value` as a torch tensor on `DEVICE`."""
+    return torch.from_numpy(np.ascontiguousarray(value(form))).to(DEVICE)
 
 
 def named_values(entry: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
