@@ -1,0 +1,148 @@
+"""One run, ready to start: the job, the settled profile and everything else the engine must know.
+
+The shell builds a `GenerateRequest`, `check_request` says everything that is wrong with it before anything heavy is
+loaded, and the engine answers with a `GenerateResult`. Nothing is written until `prepare_output`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from infinitalk_cli.errors import InputError
+from infinitalk_cli.job import Job
+from infinitalk_cli.profiles import Engine, Profile, profile_problems
+
+LARGEST_SEED = 2**63 - 1
+LARGEST_CRF = 51
+"""The worst picture that x264 can be asked for; 0 is lossless."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA to add to the transformer, `scale` times."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One run.
+
+    `profile`: with the user's wishes in it. `weights_dir`: None for the demo weights. `max_seconds`: cut the video
+    there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None
+    for off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames
+    by number, as the reference program does, not by time. `device`: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    job: Job
+    output: Path
+    profile: Profile
+    engine: Engine = "infinitetalk"
+    weights_dir: Path | None = None
+    overwrite: bool = False
+    seed: int = 42
+    device: str = "auto"
+    loras: tuple[LoraFile, ...] = ()
+    max_seconds: float | None = None
+    crf: int = 17
+    apg: bool = False
+    step_cache_threshold: float | None = None
+    color_strength: float = 1.0
+    reference_by_index: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What a run made. Sizes in pixels, times in seconds, peaks in bytes (None where not measured)."""
+
+    output: Path
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    num_chunks: int
+    elapsed_s: float
+    ram_peak_bytes: int | None = None
+    vram_peak_bytes: int | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the video."""
+        return self.num_frames / self.fps
+
+
+def check_request(request: GenerateRequest) -> None:
+    """Refuse what can't work. Raises: InputError: with every problem and the option to change."""
+    problems = [*profile_problems(request.profile), *_option_problems(request), *_output_problems(request)]
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        raise InputError("\n  ".join([f"{len(problems)} options can't work:", *problems]))
+
+
+def prepare_output(request: GenerateRequest) -> None:
+    """Make the output's folder. Raises: InputError: if that is not allowed."""
+    folder = request.output.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't make the output folder {folder}: {error.strerror}") from error
+
+
+def parse_lora(text: str) -> LoraFile:
+    """Read FILE or FILE:SCALE. Raises: InputError: if the file is not there or the scale no number."""
+    name, colon, tail = text.rpartition(":")
+    is_scale = bool(colon) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", tail) is not None
+    path, scale = (Path(name), float(tail)) if is_scale else (Path(text), 1.0)
+    if not path.is_file():
+        raise InputError(
+            f"--lora: no such file: {path}", hint="--lora FILE, or --lora FILE:SCALE such as x.safetensors:0.8"
+        )
+    return LoraFile(path, scale)
+
+
+def _option_problems(request: GenerateRequest) -> Iterator[str]:
+    if not 0 <= request.seed <= LARGEST_SEED:
+        yield f"--seed must be from 0 to {LARGEST_SEED}, or -1 for a random one"
+    if not 0 <= request.crf <= LARGEST_CRF:
+        yield f"--crf must be from 0 (lossless) to {LARGEST_CRF} (worst), not {request.crf}"
+    if not 0 <= request.color_strength <= 1:
+        yield f"--color-strength must be from 0 to 1, not {request.color_strength:g}"
+    if request.max_seconds is not None and not 0 < request.max_seconds < math.inf:
+        yield f"--max-seconds must be above 0, not {request.max_seconds:g}"
+    if request.step_cache_threshold is not None and not 0 < request.step_cache_threshold < math.inf:
+        yield f"--teacache-threshold must be above 0, not {request.step_cache_threshold:g}"
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:
+        yield f"--device must be auto, cpu, cuda or cuda:N, not {request.device!r}"
+
+
+def _output_problems(request: GenerateRequest) -> Iterator[str]:
+    output = request.output
+    try:
+        there = output.exists()
+    except (OSError, ValueError) as error:  # too long a name, or a folder that may not be looked into
+        yield f"the output {str(output)[:100]} is not a usable path: {getattr(error, 'strerror', error)}"
+        return
+    if output.is_dir():
+        yield f"the output {output} is a folder: name a file in it, such as {output / 'talk.mp4'}"
+    elif output.suffix.lower() != ".mp4":
+        yield f"the output must end in .mp4, not {output.name!r}"
+    elif there and any(output.samefile(path) for path in _inputs(request.job)):
+        yield f"the output {output} is an input of the job"
+    elif there and not request.overwrite:
+        yield f"{output} is already there: --overwrite replaces it, -o names another"
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if not folder.is_dir():
+        yield f"the output folder can't be made: {folder} is a file"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield f"the output folder {folder} is not writable"
+
+
+def _inputs(job: Job) -> list[Path]:
+    return [job.reference, *(speaker.audio for speaker in job.speakers if speaker.audio is not None)]

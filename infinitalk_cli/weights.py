@@ -1,0 +1,242 @@
+"""Where the weights are: the folder, and in it the files that one run needs.
+
+The layouts are those of the published downloads: the base model, the speech encoder and the InfiniteTalk or MultiTalk
+files side by side, or MultiTalk's transformer copied into the base folder as its guide says. Finding files is all that
+happens here; nothing is opened but the small index of the shards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from infinitalk_cli.errors import InputError, WeightsError
+
+Quant = Literal["none", "fp8", "int8"]
+Engine = Literal["infinitetalk", "multitalk"]
+
+ENVIRONMENT_VARIABLE = "TALK_WEIGHTS_DIR"
+BASE = "Wan2.1-I2V-14B-480P"
+SPEECH = "chinese-wav2vec2-base"
+INFINITETALK = "InfiniteTalk"
+MULTITALK = "MeiGen-MultiTalk"
+MULTITALK_ADAPTER = "multitalk.safetensors"
+SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
+NUM_PUBLISHED_SHARDS = 7
+
+QUANTISED_TEXT_ENCODERS: dict[Quant, tuple[Quant, ...]] = {"none": (), "fp8": ("fp8",), "int8": ("int8", "fp8")}
+"""Which 8-bit text encoders go with a transformer, the best first: InfiniteTalk publishes no int8 one."""
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files of one run, all there.
+
+    `dit_shards`: the base transformer's shards, or the one 8-bit file that holds base and adapter; then `adapter` is
+    None. `quant`, `text_encoder_quant`: the form of the transformer and of the text encoder, chosen apart.
+    """
+
+    dit_config: Path
+    dit_shards: tuple[Path, ...]
+    adapter: Path | None
+    quant: Quant
+    engine: Engine
+    text_encoder: Path
+    text_encoder_quant: Quant
+    tokenizer: Path
+    image_encoder: Path
+    vae: Path
+    audio_encoder: Path
+    audio_encoder_config: Path
+    audio_preprocessor_config: Path
+
+
+def find_weights_dir(flag: Path | None) -> Path:
+    """The weights folder: `flag`, else TALK_WEIGHTS_DIR, else ./weights if there is one, else the user's data folder.
+
+    The last one need not exist. Raises: WeightsError: if a folder that the user named is not there.
+    """
+    said = os.environ.get(ENVIRONMENT_VARIABLE)
+    if flag is not None:
+        return _existing_folder(flag, "--weights-dir")
+    if said:
+        return _existing_folder(Path(said), ENVIRONMENT_VARIABLE)
+    here = Path("weights")
+    if here.is_dir():
+        return here
+    import platformdirs  # 20 ms that `talk --help` need not spend
+
+    return Path(platformdirs.user_data_dir("infinitalk-cli", appauthor=False)) / "weights"
+
+
+def locate(
+    weights_dir: Path,
+    *,
+    num_speakers: int,
+    quant: Quant = "none",
+    engine: Engine | None = None,
+    adapter: Path | None = None,
+) -> WeightFiles:
+    """Find the files of one run.
+
+    Args: num_speakers: chooses InfiniteTalk's single or multi file. engine: None takes InfiniteTalk if its files are
+    there, else MultiTalk if those are. adapter: this adapter file instead of the published place.
+    Raises: WeightsError: naming every file that is missing and the command that fetches them.
+    InputError: for an adapter beside an 8-bit transformer, which holds one.
+    """
+    if adapter is not None and quant != "none":
+        raise InputError(f"an {quant} transformer holds its adapter: {adapter} would have no effect")
+    engine = engine or _engine_of(weights_dir, num_speakers, quant, adapter)
+    base, speech = weights_dir / BASE, weights_dir / SPEECH
+    if quant == "none":
+        shards, adapter = _base_shards(base), adapter or _first_present(_adapters(weights_dir, engine, num_speakers))
+    else:
+        shards = (_first_present(_quantised(weights_dir, engine, num_speakers, quant)),)
+    text_encoder, text_encoder_quant = _text_encoder(weights_dir, quant)
+    files = WeightFiles(
+        dit_config=base / "config.json",
+        dit_shards=shards,
+        adapter=adapter,
+        quant=quant,
+        engine=engine,
+        text_encoder=text_encoder,
+        text_encoder_quant=text_encoder_quant,
+        tokenizer=base / "google" / "umt5-xxl" / "tokenizer.json",
+        image_encoder=base / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+        vae=base / "Wan2.1_VAE.pth",
+        audio_encoder=speech / "model.safetensors",
+        audio_encoder_config=speech / "config.json",
+        audio_preprocessor_config=speech / "preprocessor_config.json",
+    )
+    _refuse_missing(files, weights_dir, num_speakers)
+    return files
+
+
+def all_paths(files: WeightFiles) -> tuple[Path, ...]:
+    """Every file of a run, in the order in which messages name them."""
+    paths = (
+        files.dit_config,
+        *files.dit_shards,
+        files.adapter,
+        files.text_encoder,
+        files.tokenizer,
+        files.image_encoder,
+        files.vae,
+        files.audio_encoder_config,
+        files.audio_preprocessor_config,
+        files.audio_encoder,
+    )
+    return tuple(path for path in paths if path is not None)
+
+
+def _existing_folder(folder: Path, origin: str) -> Path:
+    if not folder.is_dir():
+        raise WeightsError(f"no weights folder at {folder} ({origin})", hint="talk download fills one")
+    return folder
+
+
+def _engine_of(weights_dir: Path, num_speakers: int, quant: Quant, adapter: Path | None) -> Engine:
+    """The engine whose transformer is there; both have the same networks, so an adapter is told by its name alone."""
+    if adapter is not None:
+        return "multitalk" if "multitalk" in adapter.name.lower() else "infinitetalk"
+    engines: tuple[Engine, ...] = ("infinitetalk", "multitalk")
+    for engine in engines:
+        own = _adapters(weights_dir, engine, num_speakers)
+        if _first_present(own if quant == "none" else _quantised(weights_dir, engine, num_speakers, quant)).is_file():
+            return engine
+    return "infinitetalk"
+
+
+def _adapters(weights_dir: Path, engine: Engine, num_speakers: int) -> Sequence[Path]:
+    if engine == "multitalk":
+        return weights_dir / MULTITALK / MULTITALK_ADAPTER, weights_dir / BASE / MULTITALK_ADAPTER
+    kind = "single" if num_speakers == 1 else "multi"
+    return (weights_dir / INFINITETALK / kind / "infinitetalk.safetensors",)
+
+
+def _quantised(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant) -> Sequence[Path]:
+    """Files that hold base and adapter in 8 bits; MultiTalk publishes fp8 only with the FusionX LoRA in it."""
+    if engine == "multitalk":
+        folder = weights_dir / MULTITALK / "quant_models"
+        return folder / f"dit_model_{quant}.safetensors", folder / f"quant_model_{quant}_FusionX.safetensors"
+    kind = "single" if num_speakers == 1 else "multi"
+    return (weights_dir / INFINITETALK / "quant_models" / f"infinitetalk_{kind}_{quant}.safetensors",)
+
+
+def _text_encoder(weights_dir: Path, quant: Quant) -> tuple[Path, Quant]:
+    """The text encoder and its form: an 8-bit one from either model's folder, or the plain one if that is there."""
+    plain = weights_dir / BASE / "models_t5_umt5-xxl-enc-bf16.pth"
+    candidates: list[tuple[Path, Quant]] = [
+        (weights_dir / folder / "quant_models" / f"t5_{form}.safetensors", form)
+        for form in QUANTISED_TEXT_ENCODERS[quant]
+        for folder in (INFINITETALK, MULTITALK)
+    ]
+    candidates.append((plain, "none"))
+    return next((found for found in candidates if found[0].is_file()), candidates[0])
+
+
+def _base_shards(base: Path) -> tuple[Path, ...]:
+    """The base transformer's files by its index, else by name; missing ones too. An adapter in the index is not one."""
+    index = base / SHARD_INDEX
+    names = _indexed_names(index) if index.is_file() else _names_by_pattern(base)
+    return tuple(base / name for name in sorted(names - {MULTITALK_ADAPTER}))
+
+
+def _indexed_names(index: Path) -> set[str]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return {_plain_name(name) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = "fetch it again, or delete it: the shards are then found by their names"
+        raise WeightsError(f"the shard index {index} is damaged: {error}", hint=hint) from error
+
+
+def _plain_name(name: str) -> str:
+    """Refuse an index that leads out of its folder."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is not a file name")
+    return name
+
+
+def _names_by_pattern(base: Path) -> set[str]:
+    found = {path.name for path in base.glob("diffusion_pytorch_model*.safetensors")}
+    totals = {int(match[1]) for name in found if (match := re.search(r"-of-(\d+)\.safetensors$", name))}
+    if found and not totals:
+        return found
+    total = max(totals, default=NUM_PUBLISHED_SHARDS)
+    return {f"diffusion_pytorch_model-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)}
+
+
+def _first_present(candidates: Sequence[Path]) -> Path:
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def _refuse_missing(files: WeightFiles, weights_dir: Path, num_speakers: int) -> None:
+    missing = [path for path in all_paths(files) if not path.is_file()]
+    if not missing:
+        return
+    raise WeightsError(
+        f"{_counted(missing)} missing in {weights_dir}:"
+        + "".join(f"\n  {name}" for name in _short(missing, weights_dir)),
+        hint=f"{download_command(num_speakers, files.quant)} fetches them; "
+        "--profile demo runs without; if you have them, name their folder with --weights-dir",
+    )
+
+
+def download_command(num_speakers: int, quant: Quant) -> str:
+    """The command that fetches the weights of such a run."""
+    form = "" if quant == "none" else f" --quant {quant}"
+    return f"talk download --speakers {num_speakers}{form}"
+
+
+def _counted(missing: Sequence[Path]) -> str:
+    return "1 weight file is" if len(missing) == 1 else f"{len(missing)} weight files are"
+
+
+def _short(paths: Iterable[Path], root: Path) -> list[str]:
+    return [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in paths]
