@@ -3,29 +3,105 @@
 A manifest names every file of a tree and every tensor in it with its shape, dtype, scale and offset; the numbers are
 drawn from a generator seeded with the tensor's name and the file's seed. So a few kilobytes describe a whole weights
 folder, two machines write the same numbers, and the loaders see exactly the names and forms of the published files.
+
+`ensure_demo_weights` writes the small tree of `demo_layout`. Its networks are untrained: a run on them goes through
+every stage on any computer, offline, and shows moving noise in the colours of the portrait.
+
+The tree is written into a folder beside its final place and renamed. So a folder with the final name is always whole, a
+killed build leaves at most an unfinished folder that a later build removes, and of two builds at once one wins. The
+folder's name carries a digest of the rule: other sizes or scales get another folder, never a mixture.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import tempfile
+import time
 import zlib
 from collections.abc import Collection, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infinitalk_cli.demo_layout import TOKENIZER, Manifest, demo_manifest, vocabulary
+from infinitalk_cli.errors import EnvironmentUnfitError
+
 if TYPE_CHECKING:
     import torch
 
-Manifest = Mapping[str, Any]
-"""`files`: name -> format ("safetensors" or "pth"), seed, tensors (name -> shape, dtype, scale, offset);
-`derived_files`: quantised forms of them; `json_files`: name -> content; `copied_dirs`: folder -> source folder."""
+RULE_VERSION = 1
+"""To be raised when the files change in a way that the manifest does not show."""
+
+STALE_BUILD_S = 3600.0
+"""An unfinished folder older than this was left by a killed build; a build takes seconds."""
 
 QUANTISED_MAX = {"qfloat8_e4m3fn": 448.0, "qint8": 127.0}
 """The largest number of each 8-bit form; a row's scale is its largest magnitude over this."""
+
+
+def ensure_demo_weights(cache_dir: Path | None = None) -> Path:
+    """The folder of the demo's weights in the published layout, written on the first call (seconds, about 120 MB).
+
+    Files that something else removed from the cache are written again.
+    Args: cache_dir: where the folder is kept; the user's cache folder when None.
+    Raises: EnvironmentUnfitError: when the folder cannot be written.
+    """
+    if cache_dir is None:
+        import platformdirs
+
+        cache_dir = platformdirs.user_cache_path("infinitalk-cli")
+    tree = cache_dir / f"demo-weights-{rule_digest()}"
+    try:
+        if not tree.is_dir():
+            _build(tree)
+        _write_missing(tree)
+    except OSError as error:
+        raise EnvironmentUnfitError(
+            f"cannot write the demo weights to {tree}: {error.strerror or error}",
+            hint="make that folder writable and free 250 MB there",
+        ) from error
+    return tree
+
+
+def rule_digest() -> str:
+    """Twelve hexadecimal digits that change with every size, scale, seed and name of the demo's weights."""
+    rule = json.dumps([RULE_VERSION, demo_manifest(), vocabulary()], sort_keys=True)
+    return hashlib.sha256(rule.encode("utf-8")).hexdigest()[:12]
+
+
+def _build(tree: Path) -> None:
+    """Write the tree into a folder beside `tree` and rename it; yield to another process that was faster."""
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale_builds(tree.parent)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{tree.name}.unfinished-", dir=tree.parent))
+    try:
+        _write_missing(unfinished)
+        unfinished.rename(tree)
+    except OSError:
+        if not tree.is_dir():
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _remove_stale_builds(cache_dir: Path) -> None:
+    for left in cache_dir.glob("demo-weights-*.unfinished-*"):
+        with suppress(FileNotFoundError):  # its own process has just renamed it
+            if time.time() - left.stat().st_mtime > STALE_BUILD_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_missing(tree: Path) -> None:
+    """Write those files of the demo's weights that `tree` lacks."""
+    missing = [name for name in tree_names(demo_manifest()) if not (tree / name).is_file()]
+    write_tree(demo_manifest(), tree, only=missing)
+    tokenizer = tree / TOKENIZER / "tokenizer.json"
+    if not tokenizer.is_file():
+        _write_tokenizer(tokenizer)
 
 
 def tree_names(manifest: Manifest) -> list[str]:
@@ -138,3 +214,23 @@ def _replacing(path: Path) -> Generator[Path, None, None]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _write_tokenizer(path: Path) -> None:
+    """A tokenizer that spells: one token for a character, `</s>` at the end, ids as in UMT5 (0 pads, 1 ends)."""
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import Metaspace as Words
+    from tokenizers.models import Unigram
+    from tokenizers.normalizers import NFKC
+    from tokenizers.pre_tokenizers import Metaspace
+    from tokenizers.processors import TemplateProcessing
+
+    tokens = vocabulary()
+    tokenizer = Tokenizer(Unigram([(token, -1.0) for token in tokens], unk_id=3, byte_fallback=True))
+    tokenizer.add_special_tokens(tokens[:4])
+    tokenizer.normalizer = NFKC()
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.decoder = Words()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    with _replacing(path) as part:
+        tokenizer.save(str(part))
