@@ -16,9 +16,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from infinitalk_cli.memory.loading import TensorRef
+from infinitalk_cli.memory.quant import SCALED_FP8_MARKER
 
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-SCALED_FP8_MARKER = "scaled_fp8"
 
 _TEXT_OUTER = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
 _TEXT_BLOCK = {

@@ -14,7 +14,6 @@ tensor. Every tensor handed to a module owns its memory, so the files may be del
 
 from __future__ import annotations
 
-import json
 import pickle
 import pickletools
 import warnings
@@ -104,26 +103,6 @@ def open_tensors(paths: Path | Iterable[Path]) -> dict[str, TensorRef]:
         list_tensors = _list_safetensors if path.suffix == ".safetensors" else _list_pickle
         tensors.update((ref.name, ref) for ref in list_tensors(path))
     return tensors
-
-
-def find_shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those its index names, else all there are.
-
-    Raises: WeightsError: there are none, or the index names files that are not there.
-    """
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if not indices:
-        shards = sorted(folder.glob("*.safetensors"))
-        if not shards:
-            raise WeightsError(f"no .safetensors file in {folder}", hint="Fetch the weights: talk download")
-        return shards
-    shards = [folder / name for name in _names_in_index(indices[0])]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing:
-        raise WeightsError(
-            f"{folder} lacks {_listing(missing)}, which {indices[0].name} names", hint="Fetch them: talk download"
-        )
-    return shards
 
 
 def merge_tensors(base: Mapping[str, TensorRef], adapter: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
@@ -248,15 +227,6 @@ def _listing(names: Sequence[str]) -> str:
     shown = ", ".join(names[:NUM_NAMES_IN_MESSAGE])
     rest = len(names) - NUM_NAMES_IN_MESSAGE
     return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-def _names_in_index(index: Path) -> list[str]:
-    """The files that an index json names, each once, in its order."""
-    try:
-        weight_map = cast("dict[str, str]", json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        return list(dict.fromkeys(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(index, error) from error
 
 
 def _list_safetensors(path: Path) -> list[TensorRef]:

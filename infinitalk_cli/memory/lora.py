@@ -1,0 +1,240 @@
+"""LoRA files added to the weights of a network, plain or in 8 bits.
+
+Tools spell the same few statements in many ways. A key is read as prefix, layer and role:
+
+    prefix  none, `diffusion_model.`, `model.diffusion_model.`, `transformer.`, `pipe.dit.`, or `lora_unet_(_)` with
+            underscores instead of dots in what follows
+    layer   the network's own names, or those of the diffusers library
+    role    lora_down and lora_up, or lora_A and lora_B: weight += scale * up @ down, times alpha / rank if there is
+            an `alpha`; diff: weight += scale * diff; diff_b: bias; diff_m or modulation.diff: modulation
+
+All files are summed in float32 on top of the weight and the result is rounded once; 8-bit weights are dequantised,
+summed and quantised again row by row. Nothing is left out silently: a report lists every tensor that had no effect and
+why, and a file that had none at all is an error. The reference program knows only one prefix and few roles and drops
+the rest without a word; `only_reference_keys` reproduces its result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from infinitalk_cli.errors import WeightsError
+from infinitalk_cli.memory.keymaps import has_diffusers_names, original_name
+from infinitalk_cli.memory.loading import TensorRef, open_tensors
+from infinitalk_cli.memory.quant import QuantizedLinear
+
+DOTTED_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.")
+UNDERSCORE_PREFIXES = ("lora_unet__", "lora_unet_")
+REFERENCE_KEY = re.compile(r"diffusion_model\..+\.(lora_down\.weight|lora_up\.weight|diff|diff_b)")
+"""What the reference program applies."""
+
+_KEY = re.compile(
+    r"(?P<layer>.+?)\.(?P<role>lora_down|lora_up|lora_A|lora_B|alpha|modulation\.diff|diff_m|diff_b|diff)"
+    r"(\.default)?(\.weight)?"
+)
+_ROLES = {"lora_A": "lora_down", "lora_B": "lora_up", "modulation.diff": "diff_m"}
+_DIFFERENCES = {"diff": "weight", "diff_b": "bias", "diff_m": "modulation"}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file, not read yet, and how strongly to apply it."""
+
+    path: Path
+    scale: float
+    tensors: Mapping[str, TensorRef]
+
+
+@dataclass(frozen=True)
+class SkippedTensor:
+    """A tensor of a LoRA file that had no effect."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What a LoRA file did: how many of its tensors took effect, on how many parameters, and which did not."""
+
+    path: Path
+    num_matched: int
+    num_parameters: int
+    skipped: tuple[SkippedTensor, ...]
+
+
+def _impossible(device: torch.device) -> Tensor:
+    raise AssertionError(f"a change with a problem was asked for on {device}")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """An addition to one parameter, still unread; with a `problem` it cannot be made."""
+
+    parameter: str
+    refs: tuple[TensorRef, ...]  # the tensors of the file that it is made of
+    shape: tuple[int, ...] = ()
+    make: Callable[[torch.device], Tensor] = _impossible
+    problem: str = ""
+
+
+def read_lora(path: Path, scale: float = 1.0) -> Lora:
+    """Open a LoRA file. Raises: WeightsError: as `open_tensors`."""
+    return Lora(path, scale, open_tensors(path))
+
+
+def apply_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys: bool = False) -> list[LoraReport]:
+    """Add LoRA files to the weights of `module`, in place.
+
+    Args: only_reference_keys: take what the reference program takes and drop the rest, `alpha` included.
+    Returns: one report per file.
+    Raises: WeightsError: if a file has no effect; nothing is changed then.
+    """
+    targets = _Targets(module)
+    plans = [_plan(lora, targets, only_reference_keys) for lora in loras]
+    additions: dict[str, list[tuple[float, _Change]]] = {}
+    for lora, (changes, _) in zip(loras, plans, strict=True):
+        for change in changes:
+            additions.setdefault(change.parameter, []).append((lora.scale, change))
+    for parameter, scaled_changes in additions.items():
+        targets.add(parameter, scaled_changes)
+    return [report for _, report in plans]
+
+
+class _Targets:
+    """The parameters of a network that a LoRA may change; the weight of an 8-bit layer counts as one parameter."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._quantized = {
+            f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, QuantizedLinear)
+        }
+        self._plain = dict(module.named_parameters())
+        self._layers_by_underscores = {name.replace(".", "_"): name for name, _ in module.named_modules()}
+
+    def layer_of_underscores(self, name: str) -> str:
+        """The layer whose name has underscores here in place of dots, else `name`."""
+        return self._layers_by_underscores.get(name, name)
+
+    def misfit(self, change: _Change) -> str:
+        """Why a change cannot be applied, or nothing."""
+        if change.parameter in self._quantized:
+            shape = tuple(self._quantized[change.parameter].data.shape)
+        elif change.parameter in self._plain:
+            shape = tuple(self._plain[change.parameter].shape)
+        else:
+            return f"the network has no {change.parameter}"
+        return "" if change.shape == shape else f"shape {list(change.shape)}, {change.parameter} has {list(shape)}"
+
+    @torch.no_grad()
+    def add(self, parameter: str, scaled_changes: Sequence[tuple[float, _Change]]) -> None:
+        """Sum in float32, round once."""
+        layer = self._quantized.get(parameter)
+        total = self._plain[parameter].to(torch.float32, copy=True) if layer is None else layer.dequantized()
+        for scale, change in scaled_changes:
+            total += scale * change.make(total.device)
+        if layer is None:
+            self._plain[parameter].copy_(total)
+        else:
+            layer.requantize(total)
+
+
+def _plan(lora: Lora, targets: _Targets, only_reference_keys: bool) -> tuple[list[_Change], LoraReport]:
+    """Sort a file's tensors into changes that fit and tensors that have no effect."""
+    refs = list(lora.tensors.values())
+    ignored = {ref.name for ref in refs if only_reference_keys and not REFERENCE_KEY.fullmatch(ref.name)}
+    skipped = dict.fromkeys(ignored, "the reference program ignores it")
+    fitting: list[_Change] = []
+    for change in _changes([ref for ref in refs if ref.name not in ignored], targets):
+        problem = change.problem or targets.misfit(change)
+        if problem:
+            skipped.update((ref.name, problem) for ref in change.refs)
+        else:
+            fitting.append(change)
+    if not fitting:
+        raise _no_effect(lora, skipped)
+    return fitting, LoraReport(
+        path=lora.path,
+        num_matched=len(refs) - len(skipped),
+        num_parameters=len({change.parameter for change in fitting}),
+        skipped=tuple(SkippedTensor(name, reason) for name, reason in skipped.items()),
+    )
+
+
+def _changes(refs: Sequence[TensorRef], targets: _Targets) -> list[_Change]:
+    """Everything that the tensors of a file ask for; each tensor is part of exactly one change."""
+    changes: list[_Change] = []
+    layers: dict[str, dict[str, TensorRef]] = {}
+    in_diffusers_names = has_diffusers_names(_without_dotted_prefix(ref.name) for ref in refs)
+    for ref in refs:
+        layer, role = _layer_and_role(ref.name, targets, in_diffusers_names)
+        roles = layers.setdefault(layer, {})
+        if not role or role in roles:
+            problem = f"a second {role} of {layer}" if role else "in no known form of LoRA"
+            changes.append(_Change(layer, (ref,), problem=problem))
+        else:
+            roles[role] = ref
+    for layer, roles in layers.items():
+        changes += _layer_changes(layer, roles)
+    return changes
+
+
+def _layer_and_role(key: str, targets: _Targets, in_diffusers_names: bool) -> tuple[str, str]:
+    """Layer, under the network's own name, and role of a key; an empty role if it has no known form."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return key, ""
+    layer, role = match["layer"], _ROLES.get(match["role"], match["role"])
+    if prefix := next((p for p in UNDERSCORE_PREFIXES if layer.startswith(p)), ""):
+        return targets.layer_of_underscores(layer.removeprefix(prefix)), role
+    layer = _without_dotted_prefix(layer)
+    return original_name(layer) if in_diffusers_names else layer, role
+
+
+def _without_dotted_prefix(name: str) -> str:
+    return name.removeprefix(next((prefix for prefix in DOTTED_PREFIXES if name.startswith(prefix)), ""))
+
+
+def _layer_changes(layer: str, roles: Mapping[str, TensorRef]) -> Iterator[_Change]:
+    down, up, alpha = (roles.get(role) for role in ("lora_down", "lora_up", "alpha"))
+    pair = tuple(ref for ref in (down, up, alpha) if ref is not None)
+    if down is not None and up is not None:
+        yield _product(f"{layer}.weight", pair, down, up, alpha)
+    elif pair:
+        yield _Change(f"{layer}.weight", pair, problem="the rest of the pair is not in the file")
+    for role, leaf in _DIFFERENCES.items():
+        if role in roles:
+            yield _difference(f"{layer}.{leaf}", roles[role])
+
+
+def _product(
+    parameter: str, refs: tuple[TensorRef, ...], down: TensorRef, up: TensorRef, alpha: TensorRef | None
+) -> _Change:
+    """`alpha / rank * up @ down`: down `(rank, in, ...)`, up `(out, rank, ...)`; further axes are a convolution's."""
+    shape = (up.shape[0], *down.shape[1:])
+    if len(up.shape) < 2 or len(down.shape) < 2 or up.shape[1] != down.shape[0]:
+        return _Change(parameter, refs, problem=f"up {list(up.shape)} and down {list(down.shape)} do not multiply")
+
+    def make(device: torch.device) -> Tensor:
+        strength = 1.0 if alpha is None else alpha.load().item() / down.shape[0]
+        left, right = (ref.load().to(device, torch.float32).flatten(1) for ref in (up, down))
+        return strength * (left @ right).reshape(shape)
+
+    return _Change(parameter, refs, shape, make)
+
+
+def _difference(parameter: str, ref: TensorRef) -> _Change:
+    return _Change(parameter, (ref,), ref.shape, lambda device: ref.load().to(device, torch.float32))
+
+
+def _no_effect(lora: Lora, skipped: Mapping[str, str]) -> WeightsError:
+    first = next((f"{name}: {reason}" for name, reason in skipped.items()), "it is empty")
+    return WeightsError(
+        f"LoRA {lora.path}: none of its {len(skipped)} tensors fits the network, for one thing {first}",
+        hint="Use a LoRA that was made for Wan2.1 14B, image-to-video or text-to-video",
+    )
