@@ -59,19 +59,29 @@ class WeightFiles:
 def find_weights_dir(flag: Path | None) -> Path:
     """The weights folder: `flag`, else TALK_WEIGHTS_DIR, else ./weights if there is one, else the user's data folder.
 
-    The last one need not exist. Raises: WeightsError: if a folder that the user named is not there.
+    Whether it is there, and what is in it, is `locate`'s business.
     """
-    said = os.environ.get(ENVIRONMENT_VARIABLE)
     if flag is not None:
-        return _existing_folder(flag, "--weights-dir")
-    if said:
-        return _existing_folder(Path(said), ENVIRONMENT_VARIABLE)
+        return flag
+    if said := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(said)
     here = Path("weights")
     if here.is_dir():
         return here
     import platformdirs  # 20 ms that `talk --help` need not spend
 
     return Path(platformdirs.user_data_dir("infinitalk-cli", appauthor=False)) / "weights"
+
+
+def choose_engine(weights_dir: Path, *, num_speakers: int, quant: Quant = "none") -> Engine:
+    """The engine whose transformer is there: InfiniteTalk if both are, or none."""
+    engines: tuple[Engine, ...] = ("infinitetalk", "multitalk")
+    for engine in engines:
+        adapters = _adapters(weights_dir, engine, num_speakers)
+        wanted = adapters if quant == "none" else _quantised(weights_dir, engine, num_speakers, quant)
+        if _first_present(wanted).is_file():
+            return engine
+    return "infinitetalk"
 
 
 def locate(
@@ -84,14 +94,16 @@ def locate(
 ) -> WeightFiles:
     """Find the files of one run.
 
-    Args: num_speakers: chooses InfiniteTalk's single or multi file. engine: None takes InfiniteTalk if its files are
-    there, else MultiTalk if those are. adapter: this adapter file instead of the published place.
+    Args: num_speakers: chooses InfiniteTalk's single or multi file. engine: None for the one whose files are there.
+    adapter: this file instead of the one at the published place; its name tells its engine.
     Raises: WeightsError: naming every file that is missing and the command that fetches them.
     InputError: for an adapter beside an 8-bit transformer, which holds one.
     """
     if adapter is not None and quant != "none":
         raise InputError(f"an {quant} transformer holds its adapter: {adapter} would have no effect")
-    engine = engine or _engine_of(weights_dir, num_speakers, quant, adapter)
+    if engine is None and adapter is not None:
+        engine = "multitalk" if "multitalk" in adapter.name.lower() else "infinitetalk"
+    engine = engine or choose_engine(weights_dir, num_speakers=num_speakers, quant=quant)
     base, speech = weights_dir / BASE, weights_dir / SPEECH
     if quant == "none":
         shards, adapter = _base_shards(base), adapter or _first_present(_adapters(weights_dir, engine, num_speakers))
@@ -132,24 +144,6 @@ def all_paths(files: WeightFiles) -> tuple[Path, ...]:
         files.audio_encoder,
     )
     return tuple(path for path in paths if path is not None)
-
-
-def _existing_folder(folder: Path, origin: str) -> Path:
-    if not folder.is_dir():
-        raise WeightsError(f"no weights folder at {folder} ({origin})", hint="talk download fills one")
-    return folder
-
-
-def _engine_of(weights_dir: Path, num_speakers: int, quant: Quant, adapter: Path | None) -> Engine:
-    """The engine whose transformer is there; both have the same networks, so an adapter is told by its name alone."""
-    if adapter is not None:
-        return "multitalk" if "multitalk" in adapter.name.lower() else "infinitetalk"
-    engines: tuple[Engine, ...] = ("infinitetalk", "multitalk")
-    for engine in engines:
-        own = _adapters(weights_dir, engine, num_speakers)
-        if _first_present(own if quant == "none" else _quantised(weights_dir, engine, num_speakers, quant)).is_file():
-            return engine
-    return "infinitetalk"
 
 
 def _adapters(weights_dir: Path, engine: Engine, num_speakers: int) -> Sequence[Path]:

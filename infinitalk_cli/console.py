@@ -1,0 +1,152 @@
+"""The only place that prints.
+
+stdout carries data: a path as the last line, or one JSON object. stderr carries talk: notes, progress, errors with
+what, where and a hint. On a terminal progress is a moving bar, elsewhere it is plain lines that a log can keep. Rich
+is imported when the bar is wanted; colours obey NO_COLOR, tracebacks appear with TALK_DEBUG=1 alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import typer
+
+from infinitalk_cli.errors import TalkError
+from infinitalk_cli.progress import OnProgress, Progress, ignore_progress
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Plain progress: one line at each new stage and chunk, and one after so long a silence."""
+
+
+@dataclass(frozen=True)
+class Console:
+    """The terminal of one command. `quiet`: errors and data alone. `as_json`: data as one JSON object."""
+
+    quiet: bool = False
+    as_json: bool = False
+
+    def result(self, line: str, record: Mapping[str, object]) -> None:
+        """The outcome of a command, on stdout: `line`, or `record` when JSON is asked for."""
+        _write_data(json.dumps(record) if self.as_json else line)
+
+    def note(self, text: str) -> None:
+        """Something to know, on stderr."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def error(self, error: TalkError) -> None:
+        """A user's mistake or a failure that we foresaw."""
+        _say("error", error.message, color=typer.colors.RED)
+        if error.hint:
+            _say("hint", error.hint, color=typer.colors.CYAN)
+        _traceback_if_asked(error)
+
+    def unexpected(self, error: BaseException) -> None:
+        """A failure that we did not foresee."""
+        _say("error", f"unexpected: {type(error).__name__}: {error}", color=typer.colors.RED)
+        _say("hint", "TALK_DEBUG=1 shows where; please report it with that output", color=typer.colors.CYAN)
+        _traceback_if_asked(error)
+
+    @contextmanager
+    def progress(self) -> Generator[OnProgress, None, None]:
+        """A listener that draws a run's progress on stderr until the block ends."""
+        if self.quiet:
+            yield ignore_progress
+        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            with _moving_bar() as draw:
+                yield draw
+        else:
+            yield PlainProgress()
+
+
+@dataclass
+class PlainProgress:
+    """Progress as lines: calling it with a `Progress` prints one if there is news."""
+
+    last: Progress | None = field(default=None, init=False)
+
+    def __call__(self, progress: Progress) -> None:
+        if self.last is not None and not _is_news(progress, self.last):
+            return
+        self.last = progress
+        typer.echo(progress_line(progress), err=True)
+
+
+def progress_line(progress: Progress) -> str:
+    """One line for a log: share done, stage, place in it, time left, memory."""
+    details = [part for part in (progress.message, _place(progress), _time_and_memory(progress)) if part]
+    return f"[{progress.fraction:4.0%}] {progress.stage}" + (": " + ", ".join(details) if details else "")
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as 0:05, 12:34 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _is_news(progress: Progress, last: Progress) -> bool:
+    return (
+        (progress.stage, progress.chunk) != (last.stage, last.chunk)
+        or (progress.message != last.message and not progress.num_steps)
+        or progress.elapsed_s - last.elapsed_s >= SECONDS_BETWEEN_LINES
+    )
+
+
+def _place(progress: Progress) -> str:
+    chunk = f"chunk {progress.chunk}/{progress.num_chunks}" if progress.num_chunks else ""
+    step = f"step {progress.step}/{progress.num_steps}" if progress.num_steps else ""
+    return " ".join(part for part in (chunk, step) if part)
+
+
+def _time_and_memory(progress: Progress) -> str:
+    left = "" if progress.eta_s is None else f"{duration(progress.eta_s)} left"
+    ram = "" if progress.ram_bytes is None else f"RAM {progress.ram_bytes / 1e9:.1f} GB"
+    vram = "" if progress.vram_bytes is None else f"GPU {progress.vram_bytes / 1e9:.1f} GB"
+    return ", ".join(part for part in (left, ram, vram) if part)
+
+
+@contextmanager
+def _moving_bar() -> Generator[OnProgress, None, None]:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:3.0f} %"),
+        TextColumn("{task.fields[tail]}", markup=False),
+    )
+    with RichProgress(*columns, console=RichConsole(stderr=True), expand=True, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0, tail="")
+
+        def draw(progress: Progress) -> None:
+            head = f"{progress.stage} {_place(progress) or progress.message}".strip()
+            bar.update(task, completed=progress.fraction, description=head, tail=_time_and_memory(progress))
+
+        yield draw
+
+
+def _say(label: str, text: str, *, color: str) -> None:
+    """A labelled message on stderr; typer drops the colour where stderr is no terminal."""
+    plain = "NO_COLOR" in os.environ
+    typer.echo((label if plain else typer.style(label, fg=color, bold=True)) + f": {text}", err=True)
+
+
+def _traceback_if_asked(error: BaseException) -> None:
+    if os.environ.get("TALK_DEBUG") == "1":
+        typer.echo("".join(traceback.format_exception(error)), err=True)
+
+
+def _write_data(text: str) -> None:
+    try:
+        typer.echo(text)
+    except UnicodeEncodeError:  # a path that is no text in the terminal's encoding: give its bytes
+        typer.echo(os.fsencode(text))
