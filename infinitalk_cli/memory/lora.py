@@ -148,7 +148,7 @@ def _plan(lora: Lora, targets: _Targets, only_reference_keys: bool) -> tuple[lis
     """Sort a file's tensors into changes that fit and tensors that have no effect."""
     refs = list(lora.tensors.values())
     ignored = {ref.name for ref in refs if only_reference_keys and not REFERENCE_KEY.fullmatch(ref.name)}
-    skipped = dict.fromkeys(ignored, "the reference program ignores it")
+    skipped = {ref.name: "the reference program ignores it" for ref in refs if ref.name in ignored}
     fitting: list[_Change] = []
     for change in _changes([ref for ref in refs if ref.name not in ignored], targets):
         problem = change.problem or targets.misfit(change)
