@@ -152,12 +152,13 @@ class DiT(nn.Module):
         Args: latents: `(1, 16, T, H, W)`. condition: `(1, 20, T, H, W)`, 4 mask then 16 latent channels.
             audio_tokens: of `num_speakers` speakers, `(1, T, tokens, audio_token_dim)`.
             speaker_masks: `(3, H, W)`: speaker 1, speaker 2, background; used for two speakers only.
-            residual: filled by this pass, or used in place of the blocks. empty_mask: "nan" is the reference program's.
+            residual: filled by this pass, or used in place of the blocks.
+            empty_mask: "nan" gives what the reference program gives when a mask has no token.
         Returns: `(1, 16, T, H, W)` float32.
         Raises: ValueError: if the number of speakers is not 1 or 2, or masks are needed and missing.
         """
-        patches = self.patch_embedding(torch.cat((latents.to(self.dtype), condition.to(self.dtype)), dim=1))
-        grid = (patches.shape[2], patches.shape[3], patches.shape[4])
+        frames, rows, columns = (size // part for size, part in zip(latents.shape[2:], self.config.patch, strict=True))
+        grid = (frames, rows, columns)
         time, block_time = self.embed_time(t)
         inputs = BlockInputs(
             time=block_time,
@@ -166,8 +167,12 @@ class DiT(nn.Module):
             audio_tokens=audio_tokens,
             speaker_masks=self._token_masks(speaker_masks, num_speakers, empty_mask),
         )
-        x = self._run_blocks(patches.flatten(2).transpose(1, 2), inputs, residual)
+        x = self._run_blocks(self._embed_patches(latents, condition), inputs, residual)
         return self._unpatchify(self.head(x, time), grid)
+
+    def _embed_patches(self, latents: Tensor, condition: Tensor) -> Tensor:
+        stacked = torch.cat((latents.to(self.dtype), condition.to(self.dtype)), dim=1)
+        return self.patch_embedding(stacked).flatten(2).transpose(1, 2)
 
     def _token_masks(self, masks: Tensor | None, num_speakers: int, empty_mask: EmptyMask) -> SpeakerMasks | None:
         if num_speakers == 1:
@@ -182,10 +187,10 @@ class DiT(nn.Module):
         if residual is not None and residual.reuse:
             assert residual.value is not None, "a residual can be reused only after a pass that filled it"
             return x + residual.value
-        before = x
+        before = None if residual is None else x  # else the first tokens would stay in memory for nothing
         for block in self.blocks:
             x = block(x, inputs)
-        if residual is not None:
+        if residual is not None and before is not None:
             residual.value = x - before
         return x
 
