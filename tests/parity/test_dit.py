@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from infinitalk_cli.memory.loading import open_tensors
 from infinitalk_cli.models.audio_attention import EmptyMask, SpeakerMasks
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
+from infinitalk_cli.networks import make_dit
 from tests.parity.conftest import TinyTree
 from tests.parity.reference import DEVICE, Case, cases, expect_close, full_manifest, manifest, tensor, value
 
@@ -31,15 +32,9 @@ def _no_grad() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
 
 def load_dit(tree: TinyTree, patterns: list[str]) -> DiT:
     """The transformer of a case: every file in the order of the data, later ones win."""
-    tensors: dict[str, Tensor] = {}
-    for pattern in patterns:
-        for path in tree.need_matching(pattern):
-            tensors.update(load_file(path))
+    paths = [path for pattern in patterns for path in tree.need_matching(pattern)]
     stored = next(entry for entry in manifest()["json_files"].values() if "num_layers" in entry and "ffn_dim" in entry)
-    with torch.device("meta"):
-        dit = DiT(DiTConfig.from_json(stored))
-    dit.load_state_dict(tensors, strict=True, assign=True)
-    return dit.to(DEVICE)
+    return make_dit(DiTConfig.from_json(stored), open_tensors(paths), dtype=torch.float32, device=DEVICE)
 
 
 def is_empty_on_tokens(case: Case) -> bool:
