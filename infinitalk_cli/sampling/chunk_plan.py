@@ -1,0 +1,104 @@
+"""Which chunks make up a video: where each starts, which of its frames are kept, how the speech is extended.
+
+Chunks overlap by the motion frames. The last one ends after the speech; its surplus frames are cut off, and what they
+hear is the end of the speech played backwards. This module is arithmetic on frame counts and knows no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from infinitalk_cli.sampling.settings import InvalidInput, SamplingSettings
+
+SPARE_ROWS = 3
+"""Rows of speech beyond a chunk's last frame: two for its window and one that the original programs add."""
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """One chunk.
+
+    `start`: its first frame, counted in the whole video, motion frames included. `keep`: the frames of the chunk that
+    are new and stay in the video, counted within the chunk. `tails`: rows of reversed speech after each speaker's own.
+    """
+
+    index: int
+    start: int
+    keep: range
+    tails: tuple[int, ...]
+
+
+def plan_chunks(num_audio_frames: Sequence[int], settings: SamplingSettings) -> tuple[ChunkPlan, ...]:
+    """The chunks of a video as long as its longest speaker, up to the frame limit.
+
+    Args: num_audio_frames: per speaker. Raises: InvalidInput: if a speaker has none, or the settings refuse the length.
+    """
+    if not num_audio_frames or min(num_audio_frames) < 1:
+        raise InvalidInput(f"no speech: the speakers have {list(num_audio_frames)} frames")
+    if settings.compatibility.refuse_short_audio and min(num_audio_frames) <= settings.chunk_frames:
+        raise InvalidInput(
+            f"speech of {min(num_audio_frames)} frames is not longer than a chunk of {settings.chunk_frames} frames"
+        )
+    if settings.compatibility.reference_trim:
+        return _plan_as_reference(num_audio_frames, settings)
+    num_frames = _limited(max(num_audio_frames), settings)
+    return _cut(_chunks_covering(num_frames, num_audio_frames, settings), num_frames)
+
+
+def _plan_as_reference(num_audio_frames: Sequence[int], settings: SamplingSettings) -> tuple[ChunkPlan, ...]:
+    """The chunks of the original programs.
+
+    The first speaker ends the loop, and only the last chunk extends the speech. InfiniteTalk then cuts to the last
+    speaker's length; MultiTalk takes away as many frames as the first speaker's speech was extended by, and all if by
+    none.
+    """
+    covering = _chunks_covering(_limited(num_audio_frames[0], settings), num_audio_frames, settings)
+    silent = tuple(0 for _ in num_audio_frames)
+    end = covering[-1].start + settings.chunk_frames
+    chunks = [replace(chunk, tails=silent) for chunk in covering]
+    num_frames = _limited(end, settings)
+    if settings.is_streaming and end >= min(num_audio_frames):
+        tails = tuple(
+            tail if end >= rows else 0 for tail, rows in zip(covering[-1].tails, num_audio_frames, strict=True)
+        )
+        chunks[-1] = replace(chunks[-1], tails=tails)
+        if settings.engine == "infinitetalk":
+            num_frames = min(num_frames, num_audio_frames[-1])
+        else:
+            num_frames = num_frames - tails[0] if tails[0] else 0
+    return _cut(chunks, num_frames)
+
+
+def _limited(num_frames: int, settings: SamplingSettings) -> int:
+    return num_frames if settings.max_frames is None else min(num_frames, settings.max_frames)
+
+
+def _chunks_covering(
+    num_frames: int, num_audio_frames: Sequence[int], settings: SamplingSettings
+) -> tuple[ChunkPlan, ...]:
+    """The fewest chunks that have so many frames, uncut. Every speaker is extended as far as the chunk listens."""
+    starts = [0]
+    if num_frames > settings.chunk_frames:
+        starts = range(0, num_frames - settings.motion_frames, settings.chunk_stride)
+    return tuple(
+        ChunkPlan(
+            index=index,
+            start=start,
+            keep=range(settings.motion_frames if index else 0, settings.chunk_frames),
+            tails=tuple(_tail(start + settings.chunk_frames, rows) for rows in num_audio_frames),
+        )
+        for index, start in enumerate(starts)
+    )
+
+
+def _tail(end: int, rows: int) -> int:
+    """Rows to add to `rows` of speech for a chunk that ends before frame `end`; no more than there are to reverse."""
+    return min(max(end + SPARE_ROWS - rows, 0), rows)
+
+
+def _cut(chunks: Sequence[ChunkPlan], num_frames: int) -> tuple[ChunkPlan, ...]:
+    """Keep the first `num_frames` frames of the video; chunks beyond keep an empty range."""
+    return tuple(
+        replace(chunk, keep=chunk.keep[: max(num_frames - chunk.start - chunk.keep.start, 0)]) for chunk in chunks
+    )

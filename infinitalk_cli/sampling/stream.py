@@ -1,0 +1,236 @@
+"""The loop over chunks: a video of any length, yielded piece by piece at a memory that does not grow.
+
+A chunk is conditioned on pictures that it sees (the reference, or in later MultiTalk chunks the end of the previous
+chunk) and starts with latent frames that it is given (the reference picture, then the end of the previous chunk). These
+two are all in which the engines differ:
+
+                            InfiniteTalk                   MultiTalk
+    sees, first chunk       the reference                  the reference
+    sees, later chunks      the reference of that time     the last frames of the chunk before
+    given, first chunk      the reference                  nothing
+    given, later chunks     the last frames, clean         the last frames, as noisy as the rest
+
+Only those last frames are carried from chunk to chunk: decoded, with corrected colours, not rounded to 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from infinitalk_cli.sampling.chunk_plan import ChunkPlan, plan_chunks
+from infinitalk_cli.sampling.conditioning import Conditioning, ReversedTail, audio_window
+from infinitalk_cli.sampling.denoise import ChunkInputs, KnownLatents, Noise, denoise, embed_passes
+from infinitalk_cli.sampling.guidance import is_off, pass_kinds
+from infinitalk_cli.sampling.settings import LATENT_STRIDE, InvalidInput, SamplingSettings, num_latent_frames
+
+if TYPE_CHECKING:
+    from infinitalk_cli.models.dit import DiT
+    from infinitalk_cli.models.image_encoder import ImageEncoder
+    from infinitalk_cli.models.vae import VideoVAE
+
+MAX_SPEAKERS = 2
+"""The weights know positions for two people."""
+
+OnStep = Callable[[int, int, int, int], None]
+"""Told of every step done: chunk, number of chunks, step, number of steps, all counted from 1."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What generation calls.
+
+    Args:
+        match_color: gives frames `(1, 3, T, H, W)` the colours of a picture `(1, 3, 1, H, W)` with a strength.
+        device: where the networks compute.
+        on_stage: entered around every use of a network; brings it to the device and may take it away again.
+    """
+
+    dit: DiT
+    vae: VideoVAE
+    image_encoder: ImageEncoder
+    match_color: Callable[[Tensor, Tensor, float], Tensor]
+    device: torch.device
+    on_stage: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A finished piece of the video.
+
+    `start`: number of its first frame in the video. `frames`: `(1, 3, n, H, W)` float32 in [-1, 1] on the CPU, only
+    those that the chunks before do not have and that stay in the video.
+    """
+
+    index: int
+    start: int
+    frames: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """The pictures that a chunk sees, as the networks see them.
+
+    `pictures`: `(1, 3, k, H, W)`, grey to the end of the chunk. `image`: features of the last one, `(1, 257, width)`.
+    `latents`: `(1, 16, T, h, w)` of all. `mask`: `(1, 4, T, h, w)`, 1 where the frames are pictures.
+    """
+
+    pictures: Tensor
+    image: Tensor
+    latents: Tensor
+    mask: Tensor
+
+
+def generate_chunks(
+    networks: Networks, conditioning: Conditioning, settings: SamplingSettings, *, on_step: OnStep | None = None
+) -> Iterator[Chunk]:
+    """Generate a video chunk by chunk; each is computed when it is asked for.
+
+    Raises: InvalidInput: at once, if the conditioning does not go with the settings.
+    """
+    check_conditioning(conditioning, settings)
+    plan = plan_chunks([embeds.num_frames for embeds in conditioning.audio], settings)
+    return _generate(networks, conditioning, settings, plan, on_step or _ignore_step)
+
+
+def check_conditioning(conditioning: Conditioning, settings: SamplingSettings) -> None:
+    """Raises: InvalidInput: if something is missing or there are too many speakers."""
+    num_speakers = len(conditioning.audio)
+    if num_speakers > MAX_SPEAKERS:
+        raise InvalidInput(f"{num_speakers} speakers, but the weights know {MAX_SPEAKERS}")
+    if num_speakers == MAX_SPEAKERS and conditioning.speaker_masks is None:
+        raise InvalidInput("two speakers, but no masks that say where they are")
+    if conditioning.null_text is None and not is_off(settings.text_guidance_scale):
+        raise InvalidInput(f"text guidance {settings.text_guidance_scale} needs a negative prompt, be it empty")
+
+
+def _generate(
+    networks: Networks,
+    conditioning: Conditioning,
+    settings: SamplingSettings,
+    plan: Sequence[ChunkPlan],
+    on_step: OnStep,
+) -> Iterator[Chunk]:
+    noise = Noise(settings.seed, networks.device)
+    view, motion, color_reference = None, None, None
+    for chunk in plan:
+        with torch.no_grad():
+            # 1. What the chunk sees. A picture that stays the same is encoded once.
+            reference = conditioning.reference.frame(chunk.start)
+            pictures = motion if motion is not None and settings.engine == "multitalk" else reference
+            if view is None or view.pictures is not pictures:
+                view = encode_view(networks, pictures, settings.chunk_frames)
+
+            # 2. From noise to latents.
+            start = noise.draw(view.latents.shape)
+            known = known_latents(networks, settings, view, motion, noise)
+            windows = speech_windows(conditioning, chunk, settings.chunk_frames)
+            with networks.on_stage(networks.dit):
+                inputs = gather_inputs(networks.dit, conditioning, settings, view, known, windows)
+                latents = denoise(networks.dit, start, inputs, settings, partial(on_step, chunk.index + 1, len(plan)))
+
+            # 3. From latents to frames. Nobody needs what the last chunk has beyond the frames to keep.
+            if color_reference is None or settings.color_reference == "chunk":
+                color_reference = reference
+            num_frames = chunk.keep.stop if chunk is plan[-1] else settings.chunk_frames
+            frames = decode_frames(networks, latents, color_reference, settings.color_strength, num_frames)
+            motion = frames[:, :, -settings.motion_frames :].clone()
+        if chunk.keep:
+            yield Chunk(chunk.index, chunk.start + chunk.keep.start, frames[:, :, chunk.keep.start : chunk.keep.stop])
+        del frames  # the next chunk needs no more than the motion part
+
+
+def encode_view(networks: Networks, pictures: Tensor, num_frames: int) -> View:
+    """Encode pictures `(1, 3, k, H, W)` in [-1, 1] as the first of `num_frames` frames; the others are grey."""
+    shown = pictures.to(networks.device)
+    num_pictures, height, width = shown.shape[2:]
+    grey = shown.new_zeros(1, 3, num_frames - num_pictures, height, width)
+    with networks.on_stage(networks.image_encoder):
+        image = networks.image_encoder.encode(shown[:, :, -1])
+    with networks.on_stage(networks.vae):
+        latents = networks.vae.encode(torch.cat([shown, grey], dim=2))
+    mask = picture_mask(num_pictures, num_frames).to(latents)
+    return View(pictures, image, latents, mask.expand(-1, -1, -1, *latents.shape[3:]))
+
+
+def picture_mask(num_pictures: int, num_frames: int) -> Tensor:
+    """Ones for the first `num_pictures` frames, four frames to a latent frame: `(1, 4, T, 1, 1)`.
+
+    The first frame has a latent frame of its own and fills all four channels of it.
+    """
+    is_picture = (torch.arange(num_frames) < num_pictures).float()
+    repeated = torch.cat([is_picture[:1].repeat(LATENT_STRIDE - 1), is_picture])
+    return rearrange(repeated, "(t four) -> 1 four t 1 1", four=LATENT_STRIDE)
+
+
+def known_latents(
+    networks: Networks, settings: SamplingSettings, view: View, motion: Tensor | None, noise: Noise
+) -> KnownLatents:
+    """The latent frames that a chunk starts with. `motion`: last frames of the chunk before, None for the first one."""
+    num_motion = num_latent_frames(settings.motion_frames)
+    if settings.engine == "multitalk":
+        if motion is None:
+            return KnownLatents(view.latents[:, :, :0], noise=None)
+        return KnownLatents(view.latents[:, :, :num_motion], noise, is_noised=True)
+    if motion is None:
+        return KnownLatents(view.latents[:, :, :1], noise=None)
+    with networks.on_stage(networks.vae):
+        return KnownLatents(networks.vae.encode(motion.to(networks.device)), noise)
+
+
+def speech_windows(conditioning: Conditioning, chunk: ChunkPlan, num_frames: int) -> Tensor:
+    """What a chunk hears: `(S, num_frames, 5, layers, width)`. Raises: InvalidInput: if it is not finite."""
+    speakers = zip(conditioning.audio, chunk.tails, strict=True)
+    windows = [audio_window(ReversedTail(embeds, tail), chunk.start, num_frames) for embeds, tail in speakers]
+    for number, window in enumerate(windows, start=1):
+        if not window.isfinite().all():
+            raise InvalidInput(f"the speech of speaker {number} gives no usable features from frame {chunk.start} on")
+    return torch.stack(windows)
+
+
+def gather_inputs(
+    dit: DiT,
+    conditioning: Conditioning,
+    settings: SamplingSettings,
+    view: View,
+    known: KnownLatents,
+    windows: Tensor,
+) -> ChunkInputs:
+    """Everything that the transformer is told about a chunk, embedded where it does not depend on the step."""
+    kinds = pass_kinds(settings.text_guidance_scale, settings.audio_guidance_scale)
+    return ChunkInputs(
+        condition=torch.cat([view.mask, view.latents], dim=1),
+        known=known,
+        passes=embed_passes(dit, conditioning, view.image, windows, kinds),
+        empty_mask="nan" if settings.compatibility.nan_for_empty_mask else "zero",
+    )
+
+
+def decode_frames(
+    networks: Networks, latents: Tensor, color_reference: Tensor, color_strength: float, num_frames: int
+) -> Tensor:
+    """Decode the first `num_frames` frames and correct their colours: `(1, 3, num_frames, H, W)` on the CPU.
+
+    They leave the device a few at a time, so that it never holds more of them.
+    """
+    color_reference = color_reference.to(networks.device)
+    pieces: list[Tensor] = []
+    with networks.on_stage(networks.vae):
+        for frames in networks.vae.decode_stream(latents):
+            if color_strength > 0:
+                frames = networks.match_color(frames, color_reference, color_strength)
+            pieces.append(frames.cpu())
+            if sum(piece.shape[2] for piece in pieces) >= num_frames:
+                break
+    return torch.cat(pieces, dim=2)[:, :, :num_frames]
+
+
+def _ignore_step(chunk: int, num_chunks: int, step: int, num_steps: int) -> None:
+    """The listener of a run that nobody watches."""
