@@ -71,7 +71,7 @@ def generate(options: GenerateOptions) -> None:
         from infinitalk_cli import runner  # torch loads here, after the input is known to be good
 
         with console.progress() as on_progress:
-            result = runner.generate(request, on_progress=on_progress)
+            result = runner.generate(request, on_progress=on_progress, on_note=console.note)
         console.note(closing_note(request, result))
         console.result(str(result.output), result_record(request, result))
 

@@ -1,0 +1,186 @@
+"""Who may import whom, read from the source: the borders between the shell and the engine's rooms."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import infinitalk_cli
+
+PACKAGE = Path(infinitalk_cli.__file__).parent
+
+HEAVY = {"torch", "numpy", "transformers", "huggingface_hub"}
+
+DATA = ("errors", "progress", "job", "job_schema", "profiles", "request", "weights", "hardware*")
+"""The shell's dataclasses and what makes them."""
+
+SHELL = (*DATA, "console", "options", "doctor*")
+
+ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*")
+
+
+@dataclass(frozen=True)
+class Room:
+    """Modules of one kind: `may` import at the top, `inside` functions too; only `heavy` ones import torch and such.
+
+    Modules of a room may import one another. Names are relative to the package, with * as a wildcard.
+    """
+
+    members: tuple[str, ...]
+    may: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    typing_only: tuple[str, ...] = ()
+    heavy: bool = False
+
+
+ROOMS = (
+    Room(("", "errors", "progress"), inside=("*",)),
+    Room(("__main__",), may=("main",)),
+    Room(("main",), may=("", *SHELL), inside=("runner", "demo", "bench", "web*")),
+    Room(("console",), may=("errors", "progress")),
+    Room(("job", "job_schema"), may=("errors",)),
+    Room(("weights",), may=("errors",)),
+    Room(("hardware*",), may=("errors",)),
+    Room(("profiles*",), may=("errors", "hardware*")),
+    Room(("request",), may=("errors", "job", "profiles")),
+    Room(("options",), may=("errors", "job", "profiles", "request", "weights")),
+    Room(("doctor*",), may=("errors", "hardware*", "profiles", "weights")),
+    Room(("models*",), heavy=True),
+    Room(("sampling*",), typing_only=("models*",), heavy=True),
+    Room(("memory*",), may=("errors", "models.config"), heavy=True),
+    Room(("media*",), may=("errors",), heavy=True),
+    Room(("runner", "run_progress", "networks", "demo*"), may=("", *DATA, *ENGINE_PACKAGES), heavy=True),
+    Room(("bench", "web*"), may=("", *SHELL, "runner"), heavy=True),
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target; `place`: "top", "inside" a function or class, or "typing" only."""
+
+    target: str
+    place: str
+    line: int
+
+
+def module_name(path: Path) -> str:
+    """`models.dit` for models/dit.py, "" for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(tree: ast.Module) -> Iterator[Import]:
+    """Every import of a file, also those within functions and under TYPE_CHECKING."""
+    yield from _imports_below(tree, "top")
+
+
+def _imports_below(node: ast.AST, place: str) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, place, child.lineno) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"relative import in line {child.lineno}"
+            yield from (Import(target, place, child.lineno) for target in _targets(child))
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            yield from (found for part in child.body for found in _imports_below(ast.Module([part], []), "typing"))
+            yield from (found for part in child.orelse for found in _imports_below(ast.Module([part], []), place))
+        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from _imports_below(child, "typing" if place == "typing" else "inside")
+        else:
+            yield from _imports_below(child, place)
+
+
+def _targets(statement: ast.ImportFrom) -> Iterator[str]:
+    """`from a import b` names the module a.b if there is one, else a."""
+    module = statement.module or ""
+    for alias in statement.names:
+        below = PACKAGE.parent.joinpath(*module.split("."), alias.name)
+        yield f"{module}.{alias.name}" if below.is_dir() or below.with_suffix(".py").is_file() else module
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def room_of(name: str) -> Room:
+    found = [room for room in ROOMS if matches(name, room.members)]
+    assert len(found) == 1, f"{name!r} stands in {len(found)} rooms of the table"
+    return found[0]
+
+
+def offences(name: str, tree: ast.Module) -> list[str]:
+    """The imports of module `name` that the table does not allow."""
+    room, told = room_of(name), list[str]()
+    for found in imports_of(tree):
+        where = f"{name or '__init__'}, line {found.line}: {found.target}"
+        top, _, below = found.target.partition(".")
+        if top == PACKAGE.name:
+            allowed = room.members + room.may
+            if found.place == "inside":
+                allowed += room.inside
+            elif found.place == "typing":
+                allowed += room.inside + room.typing_only
+            if not matches(below, allowed):
+                told.append(where)
+        elif top in HEAVY and found.place == "top" and not room.heavy:
+            told.append(f"{where} at the top of a module of the shell")
+    return told
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("name", SOURCES, ids=lambda name: name or "__init__")
+def test_module_imports_only_what_its_room_may(name: str) -> None:
+    assert offences(name, ast.parse(SOURCES[name].read_text(encoding="utf-8"))) == []
+
+
+def test_only_the_console_prints() -> None:
+    printing = {
+        name
+        for name, path in SOURCES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "typer.echo", "typer.secho")
+    }
+    assert printing == {"console"}
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("job", "import torch"),
+        ("job", "if True:\n    import numpy as np"),
+        ("job", "from infinitalk_cli.main import app"),
+        ("job", "def f():\n    from infinitalk_cli import runner"),
+        ("weights", "from infinitalk_cli import job"),
+        ("main", "from infinitalk_cli import runner"),
+        ("models.dit", "from infinitalk_cli.errors import TalkError"),
+        ("sampling.stream", "from infinitalk_cli.models.dit import DiT"),
+        ("sampling.stream", "from infinitalk_cli.media import video"),
+        ("memory.loading", "from infinitalk_cli.models import dit"),
+        ("runner", "from infinitalk_cli.main import app"),
+        ("media.audio", "import infinitalk_cli.sampling.stream"),
+    ],
+)
+def test_a_forbidden_import_is_found(name: str, source: str) -> None:
+    assert len(offences(name, ast.parse(source))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("job", "def f():\n    import torch"),
+        ("main", "def f():\n    from infinitalk_cli import runner"),
+        ("sampling.stream", "if TYPE_CHECKING:\n    from infinitalk_cli.models.dit import DiT"),
+        ("sampling.stream", "from infinitalk_cli.sampling import schedule"),
+        ("memory.loading", "from infinitalk_cli.models import config"),
+        ("runner", "import torch\nfrom infinitalk_cli.media.video import VideoWriter"),
+    ],
+)
+def test_an_allowed_import_passes(name: str, source: str) -> None:
+    assert offences(name, ast.parse(source)) == []
