@@ -38,7 +38,7 @@ class Console:
     def note(self, text: str) -> None:
         """Something to know, on stderr."""
         if not self.quiet:
-            typer.echo(text, err=True)
+            _talk(text)
 
     def error(self, error: TalkError) -> None:
         """A user's mistake or a failure that we foresaw."""
@@ -58,7 +58,7 @@ class Console:
         """A listener that draws a run's progress on stderr until the block ends."""
         if self.quiet:
             yield ignore_progress
-        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        elif _is_terminal():
             with _moving_bar() as draw:
                 yield draw
         else:
@@ -75,7 +75,7 @@ class PlainProgress:
         if self.last is not None and not _is_news(progress, self.last):
             return
         self.last = progress
-        typer.echo(progress_line(progress), err=True)
+        _talk(progress_line(progress))
 
 
 def progress_line(progress: Progress) -> str:
@@ -134,15 +134,23 @@ def _moving_bar() -> Generator[OnProgress, None, None]:
         yield draw
 
 
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def _say(label: str, text: str, *, color: str) -> None:
-    """A labelled message on stderr; typer drops the colour where stderr is no terminal."""
-    plain = "NO_COLOR" in os.environ
-    typer.echo((label if plain else typer.style(label, fg=color, bold=True)) + f": {text}", err=True)
+    colored = _is_terminal() and "NO_COLOR" not in os.environ
+    _talk((typer.style(label, fg=color, bold=True) if colored else label) + f": {text}")
+
+
+def _talk(text: str) -> None:
+    """Print on stderr as it is now: while the bar moves, Rich puts a proxy there that prints above it."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _traceback_if_asked(error: BaseException) -> None:
     if os.environ.get("TALK_DEBUG") == "1":
-        typer.echo("".join(traceback.format_exception(error)), err=True)
+        _talk("".join(traceback.format_exception(error)))
 
 
 def _write_data(text: str) -> None:

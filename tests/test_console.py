@@ -139,6 +139,24 @@ def test_on_a_terminal_of_80_columns_progress_is_one_line_and_obeys_no_color(no_
     assert "a mistake" in screen
 
 
+NOTE_WHILE_DRAWING = """
+from infinitalk_cli.console import Console
+from infinitalk_cli.progress import Progress
+console = Console()
+with console.progress() as on_progress:
+    on_progress(Progress("weights", message="loading"))
+    console.note("a note")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_note_stands_on_its_own_line_while_the_bar_moves() -> None:
+    screen = run_on_terminal(NOTE_WHILE_DRAWING, {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"})
+    before, _, after = screen.partition("a note")
+    assert before.endswith(("\x1b[2K", "\n"))  # the bar's line was cleared first
+    assert after.startswith("\r\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     assert "[ 45%] video: chunk 2/4 step 12/40" in run_on_terminal(DRAW, {"TERM": "dumb", "NO_COLOR": "1"})
