@@ -12,9 +12,14 @@ states on newer versions, and asking for attention maps would cost memory that g
   follow from the sums and products of the samples under the kernel, a 10 x 10 table, gathered once in float64.
 - The transformer runs on windows of 30 s with 5 s more on both sides, when a row of theirs is first asked for, and the
   last two windows are kept. The convolution that marks positions reaches 2.6 s, so it sees no edge; attention misses
-  what lies outside the window. That is the only deviation: on the reference set's tiny random network, whose attention
-  is nearly even over all frames and so the worst case, no value moves by more than 0.02 at a standard deviation of 1.
-  Speech of up to 40 s is one window and moves by rounding only (1e-5).
+  what lies outside the window, which is the only deviation. Speech of up to 40 s is one window and moves by rounding
+  only (1e-5).
+
+How large the deviation is depends on the weights. Measured on one to four minutes of sound through the reference set's
+tiny random network, whose attention spreads over all frames and whose states have a standard deviation of 1: speech
+that goes on alike, 0.007 root mean square and 0.05 at most; loudness that changes up to forty-fold from phrase to
+phrase, 0.05 and 0.31. The published weights were not measured; wav2vec2's base form was trained on crops of 15.6 s, so
+a window is no strange input to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Sizes of the four networks around the transformer: text, image and audio encoder, and the video VAE.
 
 Of these only wav2vec2 is published with a `config.json`; the sizes of the others are read off the shapes of their
-tensors under the published names, so that a smaller tree in the same layout loads without being told its sizes. An
-8-bit file keeps the weights of its linear layers under `NAME._data`; its shapes serve as well.
+tensors under the published names, so that a smaller tree in the same layout loads without being told its sizes.
 
 This module imports no torch: sizes are needed before anything is loaded.
 """
@@ -20,18 +19,14 @@ CLIP_HEADS = 16  # the published image encoder; no tensor shape tells it
 
 
 def shape_of(shapes: Shapes, name: str) -> tuple[int, ...]:
-    """Return the shape of a tensor, looking past the suffix of 8-bit weights.
-
-    Raises: ValueError: if there is no such tensor.
-    """
-    for candidate in (name, f"{name}._data"):
-        if candidate in shapes:
-            return tuple(shapes[candidate])
-    raise ValueError(f"no tensor {name!r}, from which the size of the network is read")
+    """The shape of a tensor. Raises: ValueError: if there is no such tensor."""
+    if name not in shapes:
+        raise ValueError(f"no tensor {name!r}, from which the size of the network is read")
+    return tuple(shapes[name])
 
 
 def count_indices(shapes: Shapes, prefix: str) -> int:
-    """Count the different numbers N of the names `prefix` + `N.` + anything."""
+    """The number of different numbers N of the names `prefix` + `N.` + anything."""
     return len({name[len(prefix) :].split(".", 1)[0] for name in shapes if name.startswith(prefix)})
 
 
