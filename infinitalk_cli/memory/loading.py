@@ -149,6 +149,12 @@ def load_into(
     _reset_buffers(module, torch.device(device))
 
 
+def own_tensors(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of a module itself, not of its submodules, with their names in it."""
+    yield from owner.named_parameters(recurse=False, remove_duplicate=False)
+    yield from owner.named_buffers(recurse=False, remove_duplicate=False)
+
+
 @dataclass(frozen=True, eq=False)
 class _Slot:
     """A parameter or saved buffer of a module, with all the places that share it (tied weights)."""
@@ -171,7 +177,7 @@ def _find_slots(module: nn.Module) -> dict[str, _Slot]:
     slots: dict[str, _Slot] = {}
     for prefix, owner in module.named_modules(remove_duplicate=False):
         kept = cast("frozenset[str]", getattr(owner, "stored_dtype_names", frozenset()))
-        for leaf, tensor in _own_tensors(owner):
+        for leaf, tensor in own_tensors(owner):
             name = f"{prefix}.{leaf}" if prefix else leaf
             if name not in saved_names:
                 continue
@@ -179,11 +185,6 @@ def _find_slots(module: nn.Module) -> dict[str, _Slot]:
             slots[name] = by_tensor.setdefault(id(tensor), new)
             slots[name].places.append((owner, leaf))
     return slots
-
-
-def _own_tensors(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from owner.named_parameters(recurse=False, remove_duplicate=False)
-    yield from owner.named_buffers(recurse=False, remove_duplicate=False)
 
 
 def _check(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from infinitalk_cli.memory.loading import own_tensors
+
 
 @dataclass(frozen=True)
 class Residency:
@@ -28,17 +30,25 @@ class Residency:
 
         Does nothing for a module that is there already, so stages of one module may be nested.
         """
-        elsewhere = [tensor for tensor in _tensors(module) if tensor.device.type != self.device.type]
-        left_behind = [tensor.data for tensor in elsewhere]
+        homes = [
+            (owner, leaf, tensor)
+            for owner in module.modules()
+            for leaf, tensor in own_tensors(owner)
+            if tensor.device.type != self.device.type
+        ]
         try:
-            for tensor in elsewhere:
-                tensor.data = tensor.data.to(self.device, non_blocking=True)
+            self._bring(homes)
             yield
         finally:
             if not self.keep:
-                for tensor, data in zip(elsewhere, left_behind, strict=True):
-                    tensor.data = data
+                for owner, leaf, tensor in homes:
+                    setattr(owner, leaf, tensor)
 
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    def _bring(self, homes: list[tuple[nn.Module, str, Tensor]]) -> None:
+        brought: dict[int, Tensor] = {}  # tied tensors travel once
+        for owner, leaf, tensor in homes:
+            if id(tensor) not in brought:
+                copy = tensor.detach().to(self.device, non_blocking=True)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                brought[id(tensor)] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+            setattr(owner, leaf, brought[id(tensor)])
