@@ -31,7 +31,7 @@ from infinitalk_cli.memory.quant import QuantizedLinear
 
 DOTTED_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.")
 UNDERSCORE_PREFIXES = ("lora_unet__", "lora_unet_")
-REFERENCE_KEY = re.compile(r"diffusion_model\..+\.(lora_down\.weight|lora_up\.weight|diff|diff_b)")
+REFERENCE_KEY = re.compile(r"diffusion_model\..+(?<!\.modulation)\.(lora_down\.weight|lora_up\.weight|diff|diff_b)")
 """What the reference program applies."""
 
 _KEY = re.compile(
