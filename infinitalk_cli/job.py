@@ -79,12 +79,13 @@ class _Source:
     hint: str
 
 
-def read_job(path: Path) -> Job:
+def read_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
     """Read a job file. Relative paths in it start at its folder, then at the working directory.
 
+    Args: overrides: fields of the file that the user says anew.
     Raises: InputError: with every mistake, its field, and for broken JSON its line and column.
     """
-    raw = _parse(_read_text(path), path)
+    raw = {**_parse(_read_text(path), path), **(overrides or {})}
     folders = (path.parent, Path())
     return _checked(raw, _Source(str(path), folders, label=str, hint=f"a job: {EXAMPLE_JOB}"))
 

@@ -11,7 +11,7 @@ from infinitalk_cli import __version__
 from infinitalk_cli.console import Console, duration
 from infinitalk_cli.errors import InterruptedRunError, TalkError
 from infinitalk_cli.options import GenerateOptions, build_request, taking
-from infinitalk_cli.request import GenerateRequest, GenerateResult, prepare_output
+from infinitalk_cli.request import GenerateRequest, GenerateResult
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -67,7 +67,6 @@ def generate(options: GenerateOptions) -> None:
         request = build_request(options)
         for note in notes(request):
             console.note(note)
-        prepare_output(request)
         from infinitalk_cli import runner  # torch loads here, after the input is known to be good
 
         with console.progress() as on_progress:

@@ -8,7 +8,7 @@ loading of torch.
 import inspect
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -224,7 +224,8 @@ def build_request(options: GenerateOptions) -> GenerateRequest:
 
 
 def read_options_job(options: GenerateOptions) -> Job:
-    """The job of the file, with the prompts of the options if there are any; or the job of the options alone."""
+    """The job of the file, where the options may say its texts anew; or the job of the options alone."""
+    audio_type = options.audio_type.value if options.audio_type else None
     if options.input_json is None:
         return job_from_flags(
             image=options.image,
@@ -233,20 +234,15 @@ def read_options_job(options: GenerateOptions) -> Job:
             prompt=DEFAULT_PROMPT if options.prompt is None else options.prompt,
             negative_prompt=options.negative_prompt,
             boxes=options.box or (),
-            audio_type=options.audio_type.value if options.audio_type else "para",
+            audio_type=audio_type or "para",
         )
-    named = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}
-    if doubled := [option for option, value in named.items() if value]:
+    fixed = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}
+    if doubled := [option for option, value in fixed.items() if value]:
         raise InputError(
             f"{', '.join(doubled)}: the job file {options.input_json} says that already", hint="give one of them"
         )
-    job = read_job(options.input_json)
-    return replace(
-        job,
-        prompt=job.prompt if options.prompt is None else options.prompt,
-        negative_prompt=job.negative_prompt if options.negative_prompt is None else options.negative_prompt,
-        audio_type=options.audio_type.value if options.audio_type else job.audio_type,
-    )
+    texts = {"prompt": options.prompt, "negative_prompt": options.negative_prompt, "audio_type": audio_type}
+    return read_job(options.input_json, {name: text for name, text in texts.items() if text is not None})
 
 
 def options_wishes(options: GenerateOptions) -> Wishes:

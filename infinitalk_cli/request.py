@@ -1,7 +1,8 @@
 """One run, ready to start: the job, the settled profile and everything else the engine must know.
 
 The shell builds a `GenerateRequest`, `check_request` says everything that is wrong with it before anything heavy is
-loaded, and the engine answers with a `GenerateResult`. Nothing is written until `prepare_output`.
+loaded, and the engine answers with a `GenerateResult`. Nothing is written here; the engine makes the output's folder
+when the first frames are there.
 """
 
 from __future__ import annotations
@@ -84,15 +85,6 @@ def check_request(request: GenerateRequest) -> None:
         raise InputError(problems[0])
     if problems:
         raise InputError("\n  ".join([f"{len(problems)} options can't work:", *problems]))
-
-
-def prepare_output(request: GenerateRequest) -> None:
-    """Make the output's folder. Raises: InputError: if that is not allowed."""
-    folder = request.output.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"can't make the output folder {folder}: {error.strerror}") from error
 
 
 def parse_lora(text: str) -> LoraFile:

@@ -35,6 +35,7 @@ class Engine:
         on_progress(Progress(stage="video", chunk=1, num_chunks=1))
         if self.failure is not None:
             raise self.failure
+        request.output.parent.mkdir(exist_ok=True)
         request.output.write_bytes(b"mp4")
         return GenerateResult(request.output, width=64, height=96, num_frames=70, fps=25, num_chunks=3, elapsed_s=9.0)
 
@@ -153,6 +154,19 @@ def test_options_alone_make_a_job(desk: Path, engine: Engine) -> None:
 def test_prompts_on_the_command_line_win_over_the_job_file(desk: Path, engine: Engine) -> None:
     generate("job.json", "--prompt", "Another.", "--negative-prompt", "blur")
     assert (engine.request.job.prompt, engine.request.job.negative_prompt) == ("Another.", "blur")
+
+
+def test_a_prompt_on_the_command_line_makes_up_for_one_missing_in_the_job_file(desk: Path, engine: Engine) -> None:
+    (desk / "job.json").write_text('{"cond_image": "face.png", "cond_audio": {"person1": "a.wav"}}')
+    assert generate("job.json").exit_code == 2
+    assert generate("job.json", "--prompt", "Said.").exit_code == 0
+    assert engine.request.job.prompt == "Said."
+
+
+def test_a_failing_run_leaves_no_folder_behind(desk: Path, engine: Engine) -> None:
+    engine.failure = errors.InputError("face.png is no picture")
+    assert generate("job.json", "-o", "out/talk.mp4").exit_code == 2
+    assert not (desk / "out").exists()
 
 
 def test_every_setting_reaches_the_engine(desk: Path, engine: Engine) -> None:

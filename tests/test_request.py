@@ -18,7 +18,6 @@ from infinitalk_cli.request import (
     LoraFile,
     check_request,
     parse_lora,
-    prepare_output,
 )
 
 
@@ -41,13 +40,6 @@ def refusal(request: GenerateRequest) -> str:
 def test_a_good_request_is_accepted_and_nothing_is_written(request_: GenerateRequest) -> None:
     check_request(request_)
     assert not request_.output.parent.exists()
-
-
-def test_output_folder_is_made_when_the_run_starts(request_: GenerateRequest) -> None:
-    output = request_.output.parent / "deep" / "talk.mp4"
-    prepare_output(replace(request_, output=output))
-    assert output.parent.is_dir()
-    assert not output.exists()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +68,7 @@ def test_all_problems_are_told_at_once(request_: GenerateRequest) -> None:
 
 
 def test_output_that_is_there_is_kept_unless_it_may_be_replaced(request_: GenerateRequest) -> None:
-    prepare_output(request_)
+    request_.output.parent.mkdir()
     request_.output.write_bytes(b"precious")
     assert refusal(request_) == f"{request_.output} is already there: --overwrite replaces it, -o names another"
     check_request(replace(request_, overwrite=True))
