@@ -60,7 +60,22 @@ class CausalConv3d(nn.Conv3d):
         """Convolve `(B, C, T, H, W)`; without a cache the clip starts here."""
         if self.kernel_size[0] > 1:
             input = (cache or TemporalCache()).extend(self, input, HISTORY)
+            if input.device.type == "cpu":
+                return self.convolve_frames(input)
         return super().forward(input)
+
+    def convolve_frames(self, x: Tensor) -> Tensor:
+        """The same sums as 2-D convolutions in which each frame's channels hold its neighbours in time too.
+
+        On a CPU torch computes a 3-D convolution of one small clip without its fast kernels; this is 1.5 to 9 times
+        faster there (a core, 96 to 16 channels). Args: x: `(B, C, T + taps - 1, H, W)`. Returns: `(B, C', T, H, W)`.
+        """
+        taps = self.kernel_size[0]
+        frames = rearrange(x.unfold(2, taps, 1), "b c t h w k -> (b t) (c k) h w")
+        weight = self.weight.flatten(1, 2)
+        rows, columns = self.kernel_size[1] // 2, self.kernel_size[2] // 2
+        made = functional.conv2d(frames, weight, self.bias, padding=(rows, columns))
+        return rearrange(made, "(b t) c h w -> b c t h w", b=x.shape[0])
 
 
 class ChannelNorm(nn.Module):
