@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from infinitalk_cli.errors import InputError, MediaError
+from infinitalk_cli.media.fragments import complete_boxes, copy_to_plain_mp4, cut_to_fragments
+from infinitalk_cli.media.sound_track import SoundPiece, SoundTrack
+from infinitalk_cli.media.writer import VideoWriter, to_pixels
+from tests.media.made import lag, noise, number_of, numbered_frame, read_sound, write_wav
+
+HEIGHT, WIDTH = 48, 64
+
+
+def frames(num_frames: int, first: int = 0) -> npt.NDArray[np.uint8]:
+    return np.stack([numbered_frame(i % 256, HEIGHT, WIDTH) for i in range(first, first + num_frames)])
+
+
+def static(num_frames: int) -> npt.NDArray[np.uint8]:
+    """Noise, which hardly compresses."""
+    return np.random.default_rng(0).integers(0, 256, (num_frames, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def sound_track(folder: Path, seconds: float, *, rate: int = 44_100, channels: int = 1) -> SoundTrack:
+    samples = noise(round(seconds * rate), channels)
+    path = write_wav(folder / "sound.wav", samples, rate)
+    return SoundTrack((SoundPiece(path),), rate, channels, Fraction(len(samples), rate))
+
+
+def numbers_in(path: Path) -> list[int]:
+    with av.open(str(path)) as file:
+        return [number_of(frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def left_without_finishing(target: Path, num_frames: int) -> VideoWriter:
+    with VideoWriter(target, height=HEIGHT, width=WIDTH) as writer:
+        if num_frames:
+            writer.write(frames(num_frames))
+    return writer
+
+
+def test_frames_arrive_in_order_at_25_a_second(tmp_path: Path) -> None:
+    target = tmp_path / "out" / "talk.mp4"
+    with VideoWriter(target, height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(81))
+        writer.write(frames(72, first=81))
+        assert writer.num_frames == 153
+        assert writer.finish() == target
+    assert names_in(target.parent) == ["talk.mp4"]
+    assert numbers_in(target) == list(range(153))
+    with av.open(str(target)) as file:
+        stream = file.streams.video[0]
+        times = [frame.time for frame in file.decode(stream)]
+        assert (stream.average_rate, stream.codec_context.name, stream.pix_fmt) == (25, "h264", "yuv420p")
+        assert times == pytest.approx([i / 25 for i in range(153)])
+
+
+def test_the_index_comes_first(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(10))
+        writer.finish()
+    kinds = [kind for kind, _ in complete_boxes(tmp_path / "a.mp4")]
+    assert kinds.index(b"moov") < kinds.index(b"mdat")
+    assert b"moof" not in kinds
+
+
+def test_colours_are_bt709_in_tags_and_in_truth(tmp_path: Path) -> None:
+    colours = np.array(
+        [[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 120, 90], [128, 128, 128], [20, 200, 220]], np.uint8
+    )
+    picture = np.repeat(np.repeat(colours[None], 32, axis=0), 32, axis=1)
+    with VideoWriter(tmp_path / "a.mp4", height=32, width=192, crf=4) as writer:
+        writer.write(np.stack([picture] * 3))
+        writer.finish()
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        codec = file.streams.video[0].codec_context
+        assert (codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range) == (1, 1, 1, 1)
+        frame = next(file.decode(video=0))
+    luma = np.frombuffer(frame.planes[0], np.uint8).reshape(32, -1)[16, 16:192:32].astype(float)
+    assert luma == pytest.approx(16 + 219 / 255 * colours @ np.array([0.2126, 0.7152, 0.0722]), abs=1.5)
+    assert np.abs(frame.to_ndarray(format="rgb24")[16, 16::32].astype(int) - colours).max() <= 4
+
+
+def test_tensors_are_rounded_to_8_bits_and_clipped(tmp_path: Path) -> None:
+    levels = torch.tensor([-1.5, -1.0, -0.9999, 0.0, 0.0041, 0.9999, 1.0, 1.5])
+    pixels = to_pixels(levels.view(1, 1, 1, 1, 8).expand(1, 3, 2, 4, 8))
+    assert pixels.shape == (2, 4, 8, 3)
+    assert pixels[1, 2, :, 0].tolist() == [0, 0, 0, 128, 128, 255, 255, 255]
+
+
+def test_a_tensor_is_written_like_its_pixels(tmp_path: Path) -> None:
+    pixels = frames(20)
+    tensor = torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    assert np.array_equal(to_pixels(tensor), pixels)
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        writer.write(tensor)
+        writer.finish()
+    assert numbers_in(tmp_path / "a.mp4") == list(range(20))
+
+
+@pytest.mark.parametrize("rate, channels", [(44_100, 2), (48_000, 1), (16_000, 1), (22_050, 2)])
+def test_sound_is_the_original_within_a_millisecond(tmp_path: Path, rate: int, channels: int) -> None:
+    track = sound_track(tmp_path, 4.0, rate=rate, channels=channels)
+    played = noise(4 * rate, channels)
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH, sound=track) as writer:
+        for start in range(0, 100, 30):
+            writer.write(frames(min(30, 100 - start), first=start))
+        writer.finish()
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        stream = file.streams.audio[0]
+        assert (stream.codec_context.name, stream.rate, stream.channels) == ("aac", rate, channels)
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        assert stream.duration * stream.time_base == 4
+        assert file.duration == 4_000_000
+    heard = read_sound(tmp_path / "a.mp4")
+    for at in (rate // 10, 3 * rate):
+        assert lag(heard[:, 0], played[:, 0], at=at, length=rate // 2) == 0
+    assert np.corrcoef(heard[: 4 * rate, -1], played[:, -1])[0, 1] > 0.95
+
+
+def test_sound_longer_than_the_frames_is_cut_and_shorter_sound_ends_early(tmp_path: Path) -> None:
+    for num_frames, wanted_s in ((10, 0.4), (60, 1.0)):
+        path = tmp_path / f"{num_frames}.mp4"
+        track = sound_track(tmp_path, 1.0)
+        with VideoWriter(path, height=HEIGHT, width=WIDTH, sound=track) as writer:
+            writer.write(frames(num_frames))
+            writer.finish()
+        with av.open(str(path)) as file:
+            stream = file.streams.audio[0]
+            assert stream.duration == round(wanted_s * 44_100)
+        assert len(numbers_in(path)) == num_frames
+
+
+def test_an_interrupted_run_can_still_be_finished(tmp_path: Path) -> None:
+    def run(writer: VideoWriter) -> None:
+        writer.write(frames(33))
+        raise KeyboardInterrupt
+
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH, sound=sound_track(tmp_path, 5.0)) as writer:
+        with pytest.raises(KeyboardInterrupt):
+            run(writer)
+        writer.finish()
+    assert numbers_in(tmp_path / "a.mp4") == list(range(33))
+    assert not writer.part_path.exists()
+
+
+def test_leaving_without_finishing_keeps_a_playable_part(tmp_path: Path) -> None:
+    writer = left_without_finishing(tmp_path / "a.mp4", num_frames=60)
+    assert names_in(tmp_path) == ["a.part.mp4"]
+    assert numbers_in(writer.part_path) == list(range(60))
+
+
+def test_leaving_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+    left_without_finishing(tmp_path / "a.mp4", num_frames=0)
+    assert names_in(tmp_path) == []
+
+
+def test_abort_and_finishing_nothing_leave_nothing_and_spare_an_older_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"older")
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(5))
+        writer.abort()
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        with pytest.raises(MediaError, match="no frame was finished"):
+            writer.finish()
+    assert names_in(tmp_path) == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"older"
+
+
+def test_the_part_can_be_watched_while_it_grows(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(200))
+        seen = numbers_in(writer.part_path)  # as after a crash: nothing is closed
+        assert seen == list(range(len(seen)))
+        assert len(seen) >= 50
+        writer.abort()
+
+
+@contextmanager
+def files_limited_to(num_bytes: int) -> Generator[None, None, None]:
+    """Let no file grow beyond a size, which fails like a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write_ten_seconds(target: Path, track: SoundTrack) -> Path:
+    with VideoWriter(target, height=HEIGHT, width=WIDTH, sound=track) as writer:
+        for _ in range(10):
+            writer.write(static(25))
+        return writer.finish()
+
+
+def write_on_full_disk(target: Path, track: SoundTrack, num_bytes: int) -> MediaError:
+    with files_limited_to(num_bytes), pytest.raises(MediaError) as caught:
+        write_ten_seconds(target, track)
+    return caught.value
+
+
+# Above 90 % the limit is met by bytes that FFmpeg writes while closing; it does not report their failure.
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.995])
+def test_a_full_disk_keeps_the_finished_part_playable(tmp_path: Path, share: float) -> None:
+    target, track = tmp_path / "out" / "a.mp4", sound_track(tmp_path, 10.0)
+    size = write_ten_seconds(target, track).stat().st_size
+    target.unlink()
+    error = write_on_full_disk(target, track, int(size * share))
+    part_path = target.with_name("a.part.mp4")
+    assert error.exit_code == 7
+    assert str(part_path) in error.message
+    assert "disk" in error.hint
+    assert names_in(part_path.parent) == ["a.part.mp4"]
+    with av.open(str(part_path)) as file:
+        num_frames = sum(1 for _ in file.decode(video=0))
+    assert 49 <= num_frames <= 250
+    assert len(read_sound(part_path)) >= (num_frames - 25) * 44_100 // 25
+
+
+def test_a_disk_full_before_the_first_fragment_leaves_nothing(tmp_path: Path) -> None:
+    error = write_on_full_disk(tmp_path / "out" / "a.mp4", sound_track(tmp_path, 10.0), 1000)
+    assert "nothing could be kept" in error.message
+    assert names_in(tmp_path / "out") == []
+
+
+def test_a_copy_that_comes_out_incomplete_is_noticed(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        writer.write(static(50))
+        size = writer.finish().stat().st_size
+    for num_bytes in (10, size // 2, size - 10):
+        with files_limited_to(num_bytes), pytest.raises((OSError, av.error.FFmpegError)):
+            copy_to_plain_mp4(tmp_path / "a.mp4", tmp_path / "copy.mp4", {})
+
+
+def test_a_failing_last_step_keeps_the_whole_part(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(60))
+        (tmp_path / "a.mp4").mkdir()  # nothing can be renamed to this
+        with pytest.raises(MediaError, match=r"kept in .*a\.part\.mp4"):
+            writer.finish()
+    assert names_in(tmp_path) == ["a.mp4", "a.part.mp4"]
+    assert numbers_in(writer.part_path) == list(range(60))
+
+
+def test_a_torn_file_is_cut_at_its_last_complete_fragment(tmp_path: Path) -> None:
+    writer = left_without_finishing(tmp_path / "a.mp4", num_frames=160)
+    whole = writer.part_path.read_bytes()
+    fragment_ends = [end for kind, end in complete_boxes(writer.part_path) if kind == b"mdat"]
+    writer.part_path.write_bytes(whole[: fragment_ends[2] + 100])
+    assert cut_to_fragments(writer.part_path)
+    assert writer.part_path.stat().st_size == fragment_ends[2]
+    seen = numbers_in(writer.part_path)
+    assert seen == list(range(len(seen)))
+    assert 0 < len(seen) < 160
+
+
+def test_titles_are_written(tmp_path: Path) -> None:
+    tags = {"title": "Ein Gruß", "comment": "seed 42"}
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH, metadata=tags) as writer:
+        writer.write(frames(2))
+        writer.finish()
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        assert tags.items() <= file.metadata.items()
+
+
+def test_a_lower_crf_gives_a_larger_file(tmp_path: Path) -> None:
+    sizes = list[int]()
+    for crf in (10, 40):
+        with VideoWriter(tmp_path / f"{crf}.mp4", height=HEIGHT, width=WIDTH, crf=crf) as writer:
+            writer.write(static(10))
+            sizes.append(writer.finish().stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
+
+
+def test_places_that_cannot_be_written_are_input_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="nothing can be written") as caught:
+        VideoWriter(tmp_path / "file" / "a.mp4", height=HEIGHT, width=WIDTH)
+    assert caught.value.exit_code == 2
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        VideoWriter(tmp_path / "folder.mp4", height=HEIGHT, width=WIDTH)
+
+
+def test_odd_sizes_and_frames_of_another_size_are_our_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="even"):
+        VideoWriter(tmp_path / "a.mp4", height=33, width=WIDTH)
+    with VideoWriter(tmp_path / "a.mp4", height=HEIGHT, width=WIDTH) as writer:
+        with pytest.raises(ValueError, match="a frame of"):
+            writer.write(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+PEAK_MEMORY = """
+import re, sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from infinitalk_cli.media.sound_track import SoundPiece, SoundTrack
+from infinitalk_cli.media.writer import VideoWriter
+num_frames = int(sys.argv[1])
+sound = SoundTrack((SoundPiece(Path(sys.argv[2])),), 16_000, 1, Fraction(num_frames, 25))
+with VideoWriter(Path(sys.argv[3]), height=32, width=32, sound=sound) as writer:
+    for _ in range(num_frames // 50):
+        writer.write(np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8))
+    writer.finish()
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read where Linux shows it")
+def test_memory_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
+    sound = write_wav(tmp_path / "a.wav", np.tile(noise(16_000), (120, 1)), 16_000)
+    peaks = list[int]()
+    for num_frames in (100, 1600):
+        command = [sys.executable, "-c", PEAK_MEMORY, str(num_frames), str(sound), str(tmp_path / "a.mp4")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 10_000  # kB
