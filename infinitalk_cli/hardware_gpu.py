@@ -46,6 +46,9 @@ PROBLEM_OF_CODE: dict[int, DriverProblem] = {
 
 SM_CLOCK = 1  # NVML_CLOCK_SM
 
+LEADING_NUMBER = r"\s*[+-]?\d+"
+"""What C's strtoul takes from a text: "1x" is 1."""
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -128,17 +131,19 @@ def read_gpus(nvml: Any = None, *, own_pid: int) -> tuple[Driver, tuple[Gpu, ...
 def visible_gpus(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The devices CUDA may use, in the order it would number them; MIG instances stand for their card.
 
-    CUDA_VISIBLE_DEVICES is read as CUDA reads it: numbers, UUIDs or unique beginnings of UUIDs; the list ends at the
-    first entry that names nothing, and a list that names a device twice gives none at all.
+    CUDA_VISIBLE_DEVICES is read as CUDA 13 was seen to read it: numbers, or UUIDs and unique beginnings of UUIDs, in a
+    list of one kind; the list ends at the first entry that names nothing or is of another kind, and a list that names
+    a device twice gives none at all.
     """
     ordered = _cuda_order(gpus, environment.get("CUDA_DEVICE_ORDER", ""))
     setting = environment.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
         return tuple(device for gpu in ordered for device in _devices(gpu))
     chosen: list[Gpu] = []
-    for entry in setting.split(","):
-        device = _named_by(entry.strip(), ordered)
-        if device is None:
+    entries = setting.split(",")
+    for entry in entries:
+        device = _named_by(entry, ordered)
+        if device is None or _kind(entry) != _kind(entries[0]):
             break
         if device in chosen:
             return ()
@@ -163,17 +168,21 @@ def _devices(gpu: Gpu) -> tuple[Gpu, ...]:
     return gpu.instances if gpu.mig_enabled else (gpu,)
 
 
+def _kind(entry: str) -> str:
+    """Of an entry of CUDA_VISIBLE_DEVICES: "GPU-" or "MIG-" for a UUID, "number", or "" for neither."""
+    if entry[:4] in ("GPU-", "MIG-") and len(entry) > 4:
+        return entry[:4]
+    return "number" if re.match(LEADING_NUMBER, entry) else ""
+
+
 def _named_by(entry: str, ordered: list[Gpu]) -> Gpu | None:
     """The device that one entry of CUDA_VISIBLE_DEVICES names; of a card in MIG mode CUDA takes the first instance."""
-    number = re.match(r"\d+", entry)  # as strtoul reads it: "1x" is 1
-    if number:
-        named = ordered[int(number[0]) :][:1]
-    elif entry.startswith("MIG-"):
-        named = [device for gpu in ordered for device in gpu.instances if (device.uuid or "").startswith(entry)]
-    elif entry.startswith("GPU-"):
-        named = [gpu for gpu in ordered if (gpu.uuid or "").startswith(entry)]
+    kind, number = _kind(entry), re.match(LEADING_NUMBER, entry)
+    if kind == "number" and number:
+        named = ordered[int(number[0]) :][:1] if int(number[0]) >= 0 else []
     else:
-        named = []
+        candidates = [device for gpu in ordered for device in gpu.instances] if kind == "MIG-" else ordered
+        named = [gpu for gpu in candidates if kind and (gpu.uuid or "").lower().startswith(entry.lower())]
     return next(iter(_devices(named[0])), None) if len(named) == 1 else None
 
 

@@ -2,7 +2,8 @@
 
 Each `tests/data/hardware/NAME.json` is one machine. `hardware("rtx4090-desktop")` looks at it through the very code
 that looks at a real one; the keywords change what matters to a choice of profile. `python -m tests.hardware_fixtures`
-prints the recording of the machine it runs on, with invented UUIDs and without the names of processes.
+prints the recording of the machine it runs on, with invented UUIDs and without the names of processes. "about" says
+whether a machine was recorded or composed from published sizes; the limits of control groups are added by hand.
 
 An NVML answer is kept under the name of its function; `{"error": 3}` is NVML's error code, and a function that is not
 named answers 3, "not supported".

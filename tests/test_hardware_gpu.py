@@ -13,7 +13,7 @@ from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 from infinitalk_cli.hardware import Hardware, choose_gpu, cuda_environment, visible_gpus
 from tests.hardware_fixtures import RecordedNvml, hardware, look, recording
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def labels(found: Hardware) -> list[str]:
@@ -213,7 +213,17 @@ class TestVisibleDevices:
             ("GPU-00004091-5a1c-4e2f-9b3d-000000004091,GPU-00003061", ["1", "0"]),
             ("GPU-0000", []),  # fits both
             ("00004091", []),  # no card of that number
-            ("1,GPU-00003061", ["1", "0"]),
+            ("gpu-00004091", []),
+            (" GPU-00004091", []),
+            ("GPU-", []),
+            ("GPU-00004091-5A1C-4E2F", ["1"]),
+            ("GPU-00004091,GPU-9,GPU-00003061", ["1"]),
+            ("GPU-00004091,GPU-000040", []),  # twice the same
+            ("1,GPU-00003061", ["1"]),  # numbers and UUIDs do not mix
+            ("GPU-00004091,0", ["1"]),
+            ("+1,-0", ["1", "0"]),
+            ("1,,0", ["1"]),
+            (",0", []),
         ],
     )
     def test_the_setting_is_read_as_cuda_reads_it(self, setting: str, expected: list[str]) -> None:
@@ -298,6 +308,13 @@ class TestChoice:
         gpu = choose_gpu(hardware(name))
         assert gpu is not None
         assert gpu.label == label
+
+    def test_a_smaller_idle_card_is_chosen_before_a_larger_busy_one(self, tmp_path: Path) -> None:
+        machine = recording("a100-80-pair")
+        machine["nvml"]["devices"][1]["nvmlDeviceGetMemoryInfo"] = {"total": 40 * GIB, "free": 39 * GIB}
+        gpu = choose_gpu(look(machine, tmp_path))
+        assert gpu is not None
+        assert gpu.index == 1
 
     def test_of_one_class_the_newer_is_chosen(self, tmp_path: Path) -> None:
         machine = recording("rtx3090-desktop")

@@ -80,6 +80,14 @@ class TestControlGroups:
         assert limit is not None
         assert limit.room_bytes == 5 * GIB
 
+    def test_room_never_exceeds_the_limit(self, tmp_path: Path) -> None:
+        stat = f"inactive_file {2 * GIB}"  # read a moment after the usage
+        limit = cgroup_memory_limit(
+            v2(tmp_path, "/", {"memory.max": 8 * GIB, "memory.current": GIB, "memory.stat": stat})
+        )
+        assert limit is not None
+        assert limit.room_bytes == 8 * GIB
+
     def test_a_group_over_its_limit_has_no_room(self, tmp_path: Path) -> None:
         limit = cgroup_memory_limit(v2(tmp_path, "/", {"memory.max": GIB, "memory.current": 2 * GIB}))
         assert limit is not None
