@@ -39,9 +39,6 @@ RULE_VERSION = 1
 STALE_BUILD_S = 3600.0
 """An unfinished folder older than this was left by a killed build; a build takes seconds."""
 
-QUANTISED_MAX = {"qfloat8_e4m3fn": 448.0, "qint8": 127.0}
-"""The largest number of each 8-bit form; a row's scale is its largest magnitude over this."""
-
 
 def ensure_demo_weights(cache_dir: Path | None = None) -> Path:
     """The folder of the demo's weights in the published layout, written on the first call (seconds, about 120 MB).
@@ -53,7 +50,7 @@ def ensure_demo_weights(cache_dir: Path | None = None) -> Path:
     if cache_dir is None:
         import platformdirs
 
-        cache_dir = platformdirs.user_cache_path("infinitalk-cli")
+        cache_dir = platformdirs.user_cache_path("infinitalk-cli", appauthor=False)
     tree = cache_dir / f"demo-weights-{rule_digest()}"
     try:
         if not tree.is_dir():
@@ -159,6 +156,9 @@ def _derived_tensors(manifest: Manifest, entry: Mapping[str, Any]) -> Iterator[t
     """The quantised form of the files that `derived_from` names; a later file's tensors win over an earlier one's."""
     import torch
 
+    from infinitalk_cli.memory.quant import quantize_rows
+
+    dtype = {"qfloat8_e4m3fn": torch.float8_e4m3fn, "qint8": torch.int8}[entry["qtype"]]
     plain: dict[str, torch.Tensor] = {}
     for pattern in entry["derived_from"]:
         for name in sorted(name for name in manifest["files"] if fnmatch(name, pattern)):
@@ -166,25 +166,13 @@ def _derived_tensors(manifest: Manifest, entry: Mapping[str, Any]) -> Iterator[t
     for name in entry["tensors"]:
         layer, _, part = name.rpartition(".")
         if part == "_data":
-            data, scale = _quantise_rows(plain[layer], entry["qtype"])
+            data, scale = quantize_rows(plain[layer], dtype)
             yield name, data
             yield f"{layer}._scale", scale
         elif part in ("input_scale", "output_scale"):
             yield name, torch.ones(())
         elif part != "_scale":
             yield name, plain[name]
-
-
-def _quantise_rows(weight: torch.Tensor, qtype: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """`weight` (out, in) as 8-bit data and a float32 scale (out, 1) with `weight = scale * data`."""
-    import torch
-
-    largest = QUANTISED_MAX[qtype]
-    scale = weight.abs().amax(dim=1, keepdim=True) / largest
-    data = (weight / scale).clamp(-largest, largest)
-    if qtype == "qint8":
-        return data.round().to(torch.int8), scale
-    return data.to(torch.float8_e4m3fn), scale
 
 
 def _write_tensors(path: Path, file_format: str, tensors: Mapping[str, torch.Tensor]) -> None:

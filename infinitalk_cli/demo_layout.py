@@ -42,7 +42,7 @@ class DemoSizes:
     text_layers: int = 2
     image_mlp_dim: int = 128
     image_layers: int = 2  # the last one is in the file and not used, as in the published one
-    vae_dim: int = 8
+    vae_dim: int = 4
     speech_conv_dim: int = 32
     speech_ffn_dim: int = 64
     speech_position_kernel: int = 16
