@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -60,6 +61,12 @@ def build_dit(
         if on_lora is not None:
             on_lora(report)
     return dit
+
+
+def dit_size_bytes(files: WeightFiles, dtype: torch.dtype) -> int:
+    """Bytes that the video transformer will take once loaded; only the files' headers are read."""
+    tensors = merge_tensors(open_tensors(files.dit_shards), open_tensors(files.adapter) if files.adapter else {})
+    return sum(prod(ref.shape) * min(ref.dtype.itemsize, dtype.itemsize) for ref in tensors.values())
 
 
 def make_dit(config: DiTConfig, tensors: Mapping[str, TensorRef], *, dtype: torch.dtype, device: Device) -> DiT:

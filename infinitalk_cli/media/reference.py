@@ -1,0 +1,79 @@
+"""The pictures that a video must resemble, fitted to its size: one picture, or the frames of a video.
+
+The first picture decides the size. A video's later pictures are taken by time: the chunk that starts at frame 72 of a
+25-frames-a-second video wants what the source shows at 2.88 s, whatever its own rate. The original program takes source
+frame 72 instead, and drifts; `by_index` repeats that. Past the end of the source its last frame stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from infinitalk_cli.media.image import Bucket, CropPlan, choose_bucket, plan_crop, read_image, to_frames
+from infinitalk_cli.media.video import VideoReader
+
+VIDEO_FPS = 25
+
+
+class Reference(Protocol):
+    """What a source of references tells. `source_height`, `source_width`: of the uncropped picture, in pixels."""
+
+    @property
+    def crop(self) -> CropPlan: ...
+    @property
+    def source_height(self) -> int: ...
+    @property
+    def source_width(self) -> int: ...
+    def frame(self, chunk_start: int) -> Tensor:
+        """The reference of the chunk that starts at this frame: `(1, 3, 1, H, W)` in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureReference:
+    """One picture for every chunk."""
+
+    picture: Tensor
+    crop: CropPlan
+    source_height: int
+    source_width: int
+
+    def frame(self, chunk_start: int) -> Tensor:
+        del chunk_start
+        return self.picture
+
+
+@dataclass(frozen=True)
+class VideoReference:
+    """The frames of a video."""
+
+    reader: VideoReader
+    crop: CropPlan
+    source_height: int
+    source_width: int
+    by_index: bool
+
+    def frame(self, chunk_start: int) -> Tensor:
+        if self.by_index:
+            shown = self.reader.frame_at_index(chunk_start)
+        else:
+            shown = self.reader.frame_at_time(chunk_start / VIDEO_FPS)
+        return to_frames(shown, self.crop)
+
+
+def open_reference(path: Path, table: tuple[Bucket, ...], *, is_video: bool, by_index: bool = False) -> Reference:
+    """Open the picture or video at `path` and fit it to the nearest size of `table`.
+
+    Raises: InputError: if it is missing, damaged or something else.
+    """
+    reader = VideoReader(path) if is_video else None
+    first = reader.frame_at_index(0) if reader else read_image(path)
+    bucket = choose_bucket(first.height, first.width, table)
+    crop = plan_crop(first.height, first.width, bucket.height, bucket.width)
+    if reader:
+        return VideoReference(reader, crop, first.height, first.width, by_index)
+    return PictureReference(to_frames(first, crop), crop, first.height, first.width)
