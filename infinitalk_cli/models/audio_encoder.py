@@ -10,10 +10,10 @@ states on newer versions, and asking for attention maps would cost memory that g
 - The convolutions have no padding, so any stretch of vectors is computed exactly from its own samples, but for one
   thing: the norm after the first convolution uses the mean and variance of each channel over the whole utterance. Both
   follow from the sums and products of the samples under the kernel, a 10 x 10 table, gathered once in float64.
-- The transformer runs on windows of 30 s with 5 s more on both sides, when a row of theirs is first asked for, and the
-  last two windows are kept. The convolution that marks positions reaches 2.6 s, so it sees no edge; attention misses
-  what lies outside the window, which is the only deviation. Speech of up to 40 s is one window and moves by rounding
-  only (1e-5).
+- The transformer runs on windows of 30 s with 5 s more on both sides, when a row of theirs is first asked for. The last
+  window is kept (28 MB), and the end of the one before it, because chunks overlap. The convolution that marks positions
+  reaches 2.6 s, so it sees no edge; attention misses what lies outside the window, which is the only deviation. Speech
+  of up to 40 s is one window and moves by rounding only (1e-5).
 
 How large the deviation is depends on the weights. Measured on one to four minutes of sound through the reference set's
 tiny random network, whose attention spreads over all frames and whose states have a standard deviation of 1: speech
@@ -24,10 +24,9 @@ a window is no strange input to it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -41,20 +40,29 @@ SAMPLE_RATE = 16_000
 VIDEO_FPS = 25
 VARIANCE_FLOOR = 1e-7  # of the whole waveform, when the feature extractor's settings ask for normalisation
 
-WINDOWS_KEPT = 2  # a chunk may straddle two windows
-SAMPLES_PER_READ = 10 * SAMPLE_RATE
+TAIL_FRAMES = 125  # rows kept of the window before the last; chunks overlap by a fifth of that
+SAMPLES_PER_READ = 2 * SAMPLE_RATE
 VECTORS_PER_BLOCK = 400  # 8 s; at full width the first convolution's output takes 52 MB
 
 FramesRule = Literal["exact", "float"]
-Waveform = NDArray[np.float32]
+
+
+class Waveform(Protocol):
+    """Samples `(n,)`, float32 at 16 kHz: an array, a memory map, or anything that hands out its slices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, piece: slice, /) -> NDArray[Any]: ...
 
 
 def num_audio_frames(num_samples: int, rule: FramesRule = "exact") -> int:
     """Number of video frames, at least 1, that a waveform at 16 kHz gives.
 
     The reference program divides in floating point and loses a frame at some lengths (18,560 samples: 28 instead of
-    29); `rule="float"` reproduces that.
+    29); `rule="float"` reproduces that. Raises: ValueError: if there are no samples.
     """
+    if num_samples == 0:
+        raise ValueError("the waveform is empty")
     if rule == "float":
         return max(1, int(num_samples / SAMPLE_RATE * VIDEO_FPS))
     return max(1, num_samples * VIDEO_FPS // SAMPLE_RATE)
@@ -87,7 +95,9 @@ class AudioEncoder(nn.Module):
         samples = functional.pad(samples, (0, max(0, self.span - len(samples))))
         vectors = self.model.feature_extractor(samples[None].to(weight.dtype))[0].T
         features = interpolate(vectors, frame_positions(0, num_frames, num_frames, len(vectors)))
-        return self.layer_states(features, 0, num_frames)
+        states = features.new_empty(num_frames, self.config.num_layers, self.config.dim, dtype=torch.float32)
+        self.layer_states(features, 0, states)
+        return states
 
     def stream(
         self,
@@ -99,7 +109,7 @@ class AudioEncoder(nn.Module):
     ) -> AudioStream:
         """Encode a waveform of any length window by window, as rows are asked for; see the module's note.
 
-        Args: waveform: `(n,)` at 16 kHz, float32; may be a memory map. It is read again for every window.
+        Args: waveform: read once now, and again for every window.
         Raises: ValueError: if the waveform is empty.
         """
         return AudioStream(
@@ -123,13 +133,13 @@ class AudioEncoder(nn.Module):
         """Samples from one vector of the convolutions to the next: 320."""
         return prod(self.config.conv_stride)
 
-    def layer_states(self, features: Tensor, start: int, stop: int) -> Tensor:
-        """Run the transformer on `(frames, conv_dim)` features and keep rows `start` to `stop` of every layer's output.
+    def layer_states(self, features: Tensor, start: int, states: Tensor) -> None:
+        """Run the transformer on `(n, conv_dim)` features and fill `states` with rows of every layer's output.
 
-        Returns: `(stop - start, layers, dim)`, float32. Raises: ValueError: if a value is not finite.
+        Args: start: first row to keep. states: `(rows, layers, dim)`, overwritten; may lie on another device.
+        Raises: ValueError: if a value is not finite.
         """
-        hidden = self.model.feature_projection(features[None])[0]
-        states = torch.empty(stop - start, self.config.num_layers, self.config.dim, device=hidden.device)
+        stop = start + len(states)
 
         def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -141,13 +151,12 @@ class AudioEncoder(nn.Module):
 
         handles = [layer.register_forward_hook(keep(i)) for i, layer in enumerate(self.model.encoder.layers)]
         try:
-            self.model.encoder(hidden)
+            self.model.encoder(self.model.feature_projection(features[None])[0])
         finally:
             for handle in handles:
                 handle.remove()
-        if not torch.isfinite(states).all():
+        if not states.sum().isfinite():  # the sum, because a mask of all values would cost as much memory as they do
             raise ValueError("the audio encoder gave values that are not finite; is the sound damaged?")
-        return states
 
 
 class AudioStream:
@@ -161,8 +170,6 @@ class AudioStream:
         self, encoder: AudioEncoder, waveform: Waveform, *, window: int, context: int, frames_rule: FramesRule
     ) -> None:
         """`window`, `context`: frames per window, and frames added on both sides while computing it."""
-        if len(waveform) == 0:
-            raise ValueError("the waveform is empty")
         self.num_frames = num_audio_frames(len(waveform), frames_rule)
         self.num_layers = encoder.config.num_layers
         self.dim = encoder.config.dim
@@ -174,7 +181,8 @@ class AudioStream:
         self._context = context
         self._mean, self._divisor = sample_statistics(waveform) if encoder.do_normalize else (0.0, 1.0)
         self._norm_mean, self._norm_variance = self._first_norm_statistics()
-        self._states: OrderedDict[int, Tensor] = OrderedDict()
+        self._buffer = torch.empty(self._window, self.num_layers, self.dim)
+        self._kept: dict[int, tuple[int, Tensor]] = {}  # window -> its first row that is kept, and the rows from there
 
     @torch.no_grad()
     def gather(self, indices: Tensor) -> Tensor:
@@ -191,21 +199,22 @@ class AudioStream:
         windows = indices // self._window
         for number in windows.unique().tolist():
             mine = windows == number
-            rows[mine] = self._window_states(number)[indices[mine] - number * self._window]
+            first, states = self._window_states(number, int(indices[mine].min()))
+            rows[mine] = states[indices[mine] - first]
         return rows
 
-    def _window_states(self, number: int) -> Tensor:
-        """States of one window `(frames, layers, dim)`, computed unless it is one of the last used."""
-        if number in self._states:
-            self._states.move_to_end(number)
-            return self._states[number]
-        while len(self._states) >= WINDOWS_KEPT:
-            self._states.popitem(last=False)  # before computing, so that no third window is alive
+    def _window_states(self, number: int, row: int) -> tuple[int, Tensor]:
+        """States `(frames, layers, dim)` of a window from `row` or an earlier frame on, and which frame that is."""
+        if number in self._kept and self._kept[number][0] <= row:
+            return self._kept[number]
+        # One buffer holds the window; what is worth keeping of its old content is copied first.
+        self._kept = {other: tail(*kept) for other, kept in list(self._kept.items())[-1:] if other != number}
         start, stop = number * self._window, min((number + 1) * self._window, self.num_frames)
         first, last = max(0, start - self._context), min(self.num_frames, stop + self._context)
-        states = self._encoder.layer_states(self._features(first, last), start - first, stop - first)
-        self._states[number] = states.cpu()
-        return self._states[number]
+        states = self._buffer[: stop - start]
+        self._encoder.layer_states(self._features(first, last), start - first, states)
+        self._kept[number] = start, states
+        return self._kept[number]
 
     def _features(self, start: int, stop: int) -> Tensor:
         """Interpolated features `(stop - start, conv_dim)` of frames `start` to `stop`."""
@@ -264,6 +273,12 @@ class AudioStream:
             products += taps.T @ taps
         mean = sums / num_places
         return mean, products / num_places - torch.outer(mean, mean)
+
+
+def tail(first: int, states: Tensor) -> tuple[int, Tensor]:
+    """The last rows of a window, copied, and the number of the first of them."""
+    length = min(len(states), TAIL_FRAMES)
+    return first + len(states) - length, states[-length:].clone()
 
 
 def sample_statistics(waveform: Waveform) -> tuple[float, float]:

@@ -157,6 +157,8 @@ def test_silence_gives_finite_rows() -> None:
 def test_empty_sound_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         make_encoder().stream(np.zeros(0, np.float32))
+    with pytest.raises(ValueError, match="empty"):
+        make_encoder().embed(torch.zeros(0))
 
 
 def test_sound_that_is_not_finite_is_refused() -> None:
@@ -194,13 +196,13 @@ def test_memory_does_not_grow_with_the_length_of_the_sound() -> None:
         def __len__(self) -> int:
             return 3600 * RATE
 
-        def __getitem__(self, piece: slice) -> Wave:
+        def __getitem__(self, piece: slice, /) -> Wave:
             start, stop, _ = piece.indices(len(self))
             self.longest = max(self.longest, stop - start)
             return (np.arange(start, stop) % 97 / 97 - 0.5).astype(np.float32)
 
     hour = LongSound()
-    stream = make_encoder().stream(hour)  # pyright: ignore[reportArgumentType]
+    stream = make_encoder().stream(hour)
     assert stream.num_frames == 90_000
     stream.gather(torch.arange(60_000, 60_081))
     assert hour.longest <= 10 * RATE + 400
