@@ -22,9 +22,10 @@ LONG_FORM = 1
 """In place of a box's length: the length follows in eight bytes."""
 
 
-def copy_to_plain_mp4(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+def copy_to_plain_mp4(source: Path, target: Path, *, num_samples: int, metadata: Mapping[str, str]) -> None:
     """Write the streams of `source` to `target` as they are, with one index, at the front.
 
+    Args: num_samples: length of the sound; the last AAC packet is filled up, and fragments may forget how far.
     Raises: OSError: if the disk takes no more.
     """
     with av.open(str(source), "r") as fragments:
@@ -35,7 +36,9 @@ def copy_to_plain_mp4(source: Path, target: Path, metadata: Mapping[str, str]) -
             plain.metadata.update(metadata)
             copies = {stream.index: plain.add_stream_from_template(stream) for stream in fragments.streams}
             for packet in fragments.demux():
-                if packet.dts is not None:
+                if packet.dts is not None and packet.pts is not None:
+                    if packet.stream.type == "audio" and packet.duration:
+                        packet.duration = max(1, min(packet.duration, num_samples - packet.pts))
                     packet.stream = copies[packet.stream.index]
                     plain.mux(packet)
     kinds = dict(complete_boxes(target))

@@ -19,6 +19,7 @@ from types import TracebackType
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
@@ -38,6 +39,10 @@ TURNS = {
     3: Image.Transpose.ROTATE_270,
 }
 """How to put a frame upright, by quarter turns against the clock."""
+
+
+TAGGED_MATRICES = frozenset({1, 4, 7, 9})  # BT.709, FCC, SMPTE 240M, BT.2020
+"""Matrices whose tag in the file is their number in the converter. Everything else is converted as BT.601."""
 
 
 class VideoReader:
@@ -160,7 +165,7 @@ class VideoReader:
         return self._to_image(self._current)
 
     def _to_image(self, frame: VideoFrame) -> Image.Image:
-        image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+        image = Image.fromarray(_to_rgb(frame).to_ndarray())
         aspect = self._stream.sample_aspect_ratio
         if aspect and aspect != 1:
             image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.BICUBIC)
@@ -196,6 +201,18 @@ def _open_video(path: Path) -> tuple[InputContainer, VideoStream]:
         container.close()
         raise InputError(f"{path} has no picture in it", hint="name a portrait or a video; sound goes in as audio")
     return container, stream
+
+
+def _to_rgb(frame: VideoFrame) -> VideoFrame:
+    """Convert after the frame's own matrix and range, said aloud because PyAV 15 does not look at them."""
+    if frame.format.is_rgb:
+        return frame.reformat(format="rgb24")
+    return frame.reformat(
+        format="rgb24",
+        src_colorspace=frame.colorspace if frame.colorspace in TAGGED_MATRICES else Colorspace.ITU601,
+        src_color_range=frame.color_range or None,
+        dst_color_range=ColorRange.JPEG,
+    )
 
 
 def _time(frame: VideoFrame | None, otherwise: Fraction) -> Fraction:

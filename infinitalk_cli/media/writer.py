@@ -207,7 +207,7 @@ class VideoWriter:
         """Copy the part's packets into a plain mp4 with the index in front and rename that."""
         whole_path = self.part_path.with_name(f"{self.path.stem}.whole.part.mp4")
         try:
-            copy_to_plain_mp4(self.part_path, whole_path, self._metadata)
+            copy_to_plain_mp4(self.part_path, whole_path, num_samples=self._num_samples, metadata=self._metadata)
             whole_path.replace(self.path)
         except (FFmpegError, OSError) as error:
             whole_path.unlink(missing_ok=True)
