@@ -53,7 +53,8 @@ class TensorEmbeds:
 class ReversedTail:
     """Speech features followed by their last `tail` rows in reverse order; nothing is copied.
 
-    A video ends within its last chunk; the rest of that chunk needs speech-like input too.
+    A video ends within its last chunk; the rest of that chunk needs speech-like input too. `tail` is at most the number
+    of rows.
     """
 
     embeds: AudioEmbeds

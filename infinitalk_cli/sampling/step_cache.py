@@ -21,11 +21,10 @@ from infinitalk_cli.sampling.settings import BucketSet
 FIRST_FULL_STEPS = 5
 """Steps at the start that never skip: they lay out the picture."""
 
-COEFFICIENTS: dict[BucketSet, tuple[float, ...]] = {
-    "480": (2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1),
-    "720": (8.10705460e3, 2.13393892e3, -3.72934672e2, 1.66203073e1, -4.17769401e-2),
-    "demo": (2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1),
-}
+_AT_480 = (2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1)
+_AT_720 = (8.10705460e3, 2.13393892e3, -3.72934672e2, 1.66203073e1, -4.17769401e-2)
+
+COEFFICIENTS: dict[BucketSet, tuple[float, ...]] = {"480": _AT_480, "720": _AT_720, "demo": _AT_480}
 """Polynomial from the change of the time embedding to the change of the residual, highest power first."""
 
 

@@ -27,7 +27,7 @@ from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.networks import build_audio_encoder, build_image_encoder, build_text_encoder, build_vae
 from infinitalk_cli.sampling.conditioning import AudioEmbeds, Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import ApgSettings, Compatibility, SamplingSettings
-from infinitalk_cli.sampling.speaker_masks import PixelBox, default_boxes, speaker_masks
+from infinitalk_cli.sampling.speaker_masks import DEFAULT_MARGIN, PixelBox, default_boxes, speaker_masks
 from infinitalk_cli.sampling.stream import Networks, generate_chunks
 from infinitalk_cli.weights import WeightFiles
 from tests.parity.conftest import TinyTree
@@ -152,7 +152,7 @@ def conditioning_of(case: Case, encoders: Encoders, work_dir: Path) -> Condition
     audio = audio_of(case, encoders.audio, work_dir)
     return Conditioning(
         text=encoders.text.encode(case.inputs["prompt"]),
-        null_text=encoders.text.encode(case.settings["negative_prompt"] or PLAYS_NO_PART),
+        null_text=encoders.text.encode(case.settings.get("negative_prompt") or PLAYS_NO_PART),
         audio=audio,
         reference=reference,
         speaker_masks=masks_of(case, reference) if len(audio) == 2 else None,
@@ -195,7 +195,7 @@ def masks_of(case: Case, reference: Reference) -> Tensor:
     rows_first: Mapping[str, Any] = case.settings.get("bbox_row0_col0_row1_col1", {})
     boxes = [PixelBox(left, top, right, bottom) for _, (top, left, bottom, right) in sorted(rows_first.items())]
     height, width = reference.source_height, reference.source_width
-    halves = default_boxes(height, width, case.settings["face_scale"])
+    halves = default_boxes(height, width, case.settings.get("face_scale", DEFAULT_MARGIN))
     return speaker_masks(height, width, reference.crop, boxes or halves)
 
 
