@@ -256,8 +256,8 @@ class AudioStream:
         """
         conv = self._encoder.model.feature_extractor.conv_layers[0].conv
         mean, covariance = self._tap_statistics(conv.kernel_size[0], conv.stride[0])
-        weight = conv.weight[:, 0].double().cpu()
-        bias = conv.bias.double().cpu() if conv.bias is not None else 0.0
+        weight = conv.weight[:, 0].cpu().double()
+        bias = conv.bias.cpu().double() if conv.bias is not None else 0.0
         return weight @ mean + bias, ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
 
     def _tap_statistics(self, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
