@@ -23,6 +23,7 @@ from infinitalk_cli.errors import (
     InterruptedRunError,
     OutOfGpuMemoryError,
 )
+from infinitalk_cli.interrupts import held_interrupts
 from infinitalk_cli.job import Job
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.media.image import BUCKETS
@@ -73,10 +74,10 @@ def generate(
     """
     job, device = request.job, pick_device(request.device)
     progress = RunProgress(on_progress, on_gpu=device.type == "cuda")
-    with foreseen_errors(), tempfile.TemporaryDirectory(prefix="talk-") as work_dir:
+    with foreseen_errors(), scratch_dir() as work_dir:
         # 1. What is said, and what is seen.
         progress.stage("speech", "reading the sound")
-        speech = prepare_speech([speaker.audio for speaker in job.speakers], Path(work_dir), job.audio_type)
+        speech = prepare_speech([speaker.audio for speaker in job.speakers], work_dir, job.audio_type)
         if speech.silent:
             on_note("note: the sound is silent, so nobody will speak")
         progress.stage("reference", "reading the picture")
@@ -128,6 +129,13 @@ def generate(
         ram_peak_bytes=progress.ram_peak_bytes,
         vram_peak_bytes=progress.vram_peak_bytes,
     )
+
+
+@contextmanager
+def scratch_dir() -> Generator[Path]:
+    """A folder for the prepared sound. Windows can't remove files that are still mapped; the system does that later."""
+    with tempfile.TemporaryDirectory(prefix="talk-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def pick_device(wish: str) -> torch.device:
@@ -271,8 +279,9 @@ def write_chunks(writer: VideoWriter, chunks: Iterator[Chunk]) -> int:
     with writer:
         try:
             for chunk in chunks:
-                writer.write(chunk.frames)
-                num_chunks += 1
+                with held_interrupts():
+                    writer.write(chunk.frames)
+                    num_chunks += 1
         except KeyboardInterrupt as interrupt:
             if not writer.num_frames:
                 raise InterruptedRunError("stopped before the first chunk was done; nothing was written") from interrupt

@@ -1,0 +1,207 @@
+"""`talk generate` from the command line to a playable mp4, with the demo weights on a CPU."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from infinitalk_cli import runner
+from infinitalk_cli.main import app
+from infinitalk_cli.sampling.stream import Chunk
+from tests.media.made import lag, noise, read_sound, write_wav
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PORTRAIT = EXAMPLES / "media" / "portrait.jpg"
+RATE = 44_100
+SPEECH = noise(RATE * 9 // 10, 2)
+"""0.9 s of stereo noise."""
+
+FAST = ["--profile", "demo", "--frames", "17", "--motion-frames", "5", "--steps", "1", "--audio-guidance", "1"]
+FAST += ["--text-guidance", "1"]
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`SPEECH` as a file."""
+    return write_wav(tmp_path_factory.mktemp("speech") / "speech.wav", SPEECH, RATE)
+
+
+def talk(*arguments: str | Path) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(app, ["generate", *map(str, arguments)])
+
+
+def streams(path: Path) -> dict[str, Any]:
+    """What an mp4 holds."""
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        return {
+            "video": video.codec_context.name,
+            "audio": audio.codec_context.name,
+            "fps": video.average_rate,
+            "pix_fmt": video.codec_context.pix_fmt,
+            "frames": sum(1 for _ in container.decode(video)),
+        }
+
+
+def test_a_portrait_and_speech_become_an_mp4_with_the_original_sound(tmp_path: Path, speech: Path) -> None:
+    output = tmp_path / "new folder" / "talk.mp4"
+    result = talk("--image", PORTRAIT, "--audio", speech, "-o", output, *FAST)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == str(output)
+    assert streams(output) == {
+        "video": "h264",
+        "audio": "aac",
+        "fps": Fraction(25),
+        "pix_fmt": "yuv420p",
+        "frames": round(0.9 * 25),
+    }
+    assert abs(lag(read_sound(output)[:, 0], SPEECH[:, 0], at=RATE // 4, length=RATE // 4)) < RATE / 1000
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_job_file_with_two_speakers_gives_json(tmp_path: Path, speech: Path) -> None:
+    job = {
+        "prompt": "Two people talk.",
+        "cond_image": str(EXAMPLES / "media" / "two_people.jpg"),
+        "cond_audio": {"person1": str(speech), "person2": "None"},
+        "audio_type": "para",
+    }
+    path, output = tmp_path / "job.json", tmp_path / "two.mp4"
+    path.write_text(json.dumps(job))
+    result = talk(path, "-o", output, "--json", *FAST)
+
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert (record["output"], record["num_frames"], record["fps"]) == (str(output), 22, 25)
+    assert streams(output)["frames"] == 22
+
+
+def test_the_same_seed_gives_the_same_video_and_another_seed_another(tmp_path: Path, speech: Path) -> None:
+    def make(name: str, seed: int) -> bytes:
+        output = tmp_path / name
+        result = talk("--image", PORTRAIT, "--audio", speech, "-o", output, "--seed", str(seed), *FAST)
+        assert result.exit_code == 0, result.stderr
+        with av.open(str(output)) as container:
+            return b"".join(bytes(packet) for packet in container.demux(video=0))
+
+    first = make("a.mp4", 7)
+    assert make("b.mp4", 7) == first
+    assert make("c.mp4", 8) != first
+
+
+def test_a_fifth_of_a_second_of_sound_gives_five_frames(tmp_path: Path) -> None:
+    sound, output = tmp_path / "short.wav", tmp_path / "short.mp4"
+    write_wav(sound, noise(RATE // 5), RATE)
+    result = talk("--image", PORTRAIT, "--audio", sound, "-o", output, *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert streams(output)["frames"] == 5
+
+
+def test_silence_is_allowed_and_said(tmp_path: Path) -> None:
+    sound, output = tmp_path / "silence.wav", tmp_path / "silence.mp4"
+    write_wav(sound, np.zeros((RATE // 2, 1), np.float32), RATE)
+    result = talk("--image", PORTRAIT, "--audio", sound, "-o", output, *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "silent" in result.stderr
+    assert output.is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("picture.png", b"not a picture", "not a picture"),
+        ("empty.jpg", b"", "empty"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_refused_and_nothing_is_written(
+    tmp_path: Path, speech: Path, name: str, content: bytes, words: str
+) -> None:
+    picture, output = tmp_path / name, tmp_path / "out.mp4"
+    picture.write_bytes(content)
+    result = talk("--image", picture, "--audio", speech, "-o", output, *FAST)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert str(picture) in result.stderr
+    assert not output.exists()
+
+
+def test_a_box_outside_the_picture_is_refused_before_any_network_is_loaded(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "find_weights", lambda request: pytest.fail("too late"))  # pyright: ignore[reportUnknownLambdaType]
+    boxes = ["--box", "0,0,100,100", "--box", "100,100,5000,200"]
+    output = tmp_path / "out.mp4"
+    result = talk("--image", PORTRAIT, "--audio", speech, "--audio", speech, *boxes, "-o", output, *FAST)
+    assert result.exit_code == 2
+    assert "speaker 2" in result.stderr
+    assert not output.exists()
+
+
+def test_an_output_that_exists_is_kept_when_the_job_fails(tmp_path: Path) -> None:
+    output, broken = tmp_path / "old.mp4", tmp_path / "broken.wav"
+    output.write_bytes(b"precious")
+    broken.write_bytes(b"RIFF....")
+    result = talk("--image", PORTRAIT, "--audio", broken, "-o", output, "--overwrite", *FAST)
+    assert result.exit_code == 2
+    assert output.read_bytes() == b"precious"
+    assert sorted(tmp_path.iterdir()) == [broken, output]
+
+
+def test_running_out_of_gpu_memory_ends_with_exit_code_5(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Iterator[Chunk]:
+        raise runner.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+        yield
+
+    monkeypatch.setattr(runner, "generate_chunks", fail)
+    output = tmp_path / "out.mp4"
+    result = talk("--image", PORTRAIT, "--audio", speech, "-o", output, *FAST)
+    assert result.exit_code == 5
+    assert "2.00 GiB" in result.stderr
+    assert "more lines" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
+def test_ctrl_c_finishes_the_mp4_with_the_chunks_done(tmp_path: Path) -> None:
+    sound, output = tmp_path / "long.wav", tmp_path / "long.mp4"
+    write_wav(sound, noise(RATE * 20), RATE)
+    # A shell that runs the tests in the background makes its children ignore SIGINT; undo that.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from infinitalk_cli.main import app; app()"
+    command = [sys.executable, "-u", "-c", program, "generate", "--image", PORTRAIT, "--audio", sound, "-o", output]
+    with subprocess.Popen([*map(str, command), *FAST], stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        assert any("chunk 3/" in line for line in run.stderr)
+        run.send_signal(signal.SIGINT)
+        rest = run.stderr.read()
+    assert run.returncode == 130, rest
+    assert str(output) in rest
+    num_frames = streams(output)["frames"]
+    assert 29 <= num_frames < 500
+    assert (num_frames - 17) % 12 == 0  # whole chunks
+
+
+def test_a_run_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    result = talk("--image", PORTRAIT, "--audio", speech, "-o", tmp_path / "out.mp4", *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert list(scratch.iterdir()) == []
