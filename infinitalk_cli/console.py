@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import typer
 
-from infinitalk_cli.errors import TalkError
+from infinitalk_cli.errors import InterruptedRunError, TalkError
 from infinitalk_cli.progress import OnProgress, Progress, ignore_progress
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -65,6 +65,24 @@ class Console:
             yield PlainProgress()
 
 
+@contextmanager
+def errors_as_exit_codes(console: Console) -> Generator[None, None, None]:
+    """Print what went wrong and exit with its code: the one place where an error becomes a number."""
+    try:
+        yield
+    except TalkError as error:
+        console.error(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        console.error(InterruptedRunError("stopped"))
+        raise typer.Exit(InterruptedRunError.exit_code) from error
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        console.unexpected(error)
+        raise typer.Exit(1) from error
+
+
 @dataclass
 class PlainProgress:
     """Progress as lines: calling it with a `Progress` prints one if there is news."""
@@ -102,7 +120,7 @@ def _is_news(progress: Progress, last: Progress) -> bool:
 def _place(progress: Progress) -> str:
     chunk = f"chunk {progress.chunk}/{progress.num_chunks}" if progress.num_chunks else ""
     step = f"step {progress.step}/{progress.num_steps}" if progress.num_steps else ""
-    return " ".join(part for part in (chunk, step) if part)
+    return " ".join(part for part in (chunk, step, progress.amount) if part)
 
 
 def _time_and_memory(progress: Progress) -> str:

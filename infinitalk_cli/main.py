@@ -1,35 +1,18 @@
 """The `talk` command: options in, one call per command, errors out as exit codes."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from infinitalk_cli import __version__
-from infinitalk_cli.console import Console, duration
-from infinitalk_cli.errors import InterruptedRunError, TalkError
+from infinitalk_cli.console import Console, duration, errors_as_exit_codes
+from infinitalk_cli.download_command import download
 from infinitalk_cli.options import GenerateOptions, build_request, taking
 from infinitalk_cli.request import GenerateRequest, GenerateResult
+from infinitalk_cli.weights_commands import weights_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-@contextmanager
-def errors_as_exit_codes(console: Console) -> Generator[None, None, None]:
-    """Print what went wrong and exit with its code: the one place where an error becomes a number."""
-    try:
-        yield
-    except TalkError as error:
-        console.error(error)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        console.error(InterruptedRunError("stopped"))
-        raise typer.Exit(InterruptedRunError.exit_code) from error
-    except Exception as error:
-        console.unexpected(error)
-        raise typer.Exit(1) from error
 
 
 @app.callback(invoke_without_command=True)
@@ -104,3 +87,7 @@ def result_record(request: GenerateRequest, result: GenerateResult) -> dict[str,
     """The outcome as `--json` prints it."""
     chosen = {"seed": request.seed, "engine": request.engine, "profile": request.profile.name}
     return {**asdict(result), "output": str(result.output), "duration_s": result.duration_s, **chosen}
+
+
+app.command()(download)
+app.add_typer(weights_app, name="weights")

@@ -26,11 +26,27 @@ SPEECH = "chinese-wav2vec2-base"
 INFINITETALK = "InfiniteTalk"
 MULTITALK = "MeiGen-MultiTalk"
 MULTITALK_ADAPTER = "multitalk.safetensors"
+REPACKAGED = "repackaged"
 SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 NUM_PUBLISHED_SHARDS = 7
 
 QUANTISED_TEXT_ENCODERS: dict[Quant, tuple[Quant, ...]] = {"none": (), "fp8": ("fp8",), "int8": ("int8", "fp8")}
 """Which 8-bit text encoders go with a transformer, the best first: InfiniteTalk publishes no int8 one."""
+
+
+REPACKAGED_BASES = (
+    "Wan2_1-I2V-14B-480p_fp8_e4m3fn_scaled_KJ.safetensors",
+    "Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors",
+)
+REPACKAGED_ADAPTERS: dict[str, tuple[str, ...]] = {
+    "single": (
+        "Wan2_1-InfiniTetalk-Single_fp16.safetensors",
+        "Wan2_1-InfiniteTalk-Single_fp8_e4m3fn_scaled_KJ.safetensors",
+        "Wan2_1-InfiniteTalk-Single_fp8_e5m2_scaled_KJ.safetensors",
+    ),
+    "multi": ("Wan2_1-InfiniteTalk-Multi_fp16.safetensors",),
+}
+"""Other programs' forms of base and adapter, taken where the published files are not there; the best first."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,10 @@ def locate(
     engine = engine or choose_engine(weights_dir, num_speakers=num_speakers, quant=quant)
     base, speech = weights_dir / BASE, weights_dir / SPEECH
     if quant == "none":
-        shards, adapter = _base_shards(base), adapter or _first_present(_adapters(weights_dir, engine, num_speakers))
+        shards, adapter = (
+            _base_shards(base, weights_dir / REPACKAGED),
+            adapter or _first_present(_adapters(weights_dir, engine, num_speakers)),
+        )
     else:
         shards = (_first_present(_quantised(weights_dir, engine, num_speakers, quant)),)
     text_encoder, text_encoder_quant = _text_encoder(weights_dir, quant)
@@ -150,16 +169,21 @@ def _adapters(weights_dir: Path, engine: Engine, num_speakers: int) -> Sequence[
     if engine == "multitalk":
         return weights_dir / MULTITALK / MULTITALK_ADAPTER, weights_dir / BASE / MULTITALK_ADAPTER
     kind = "single" if num_speakers == 1 else "multi"
-    return (weights_dir / INFINITETALK / kind / "infinitetalk.safetensors",)
+    repackaged = (weights_dir / REPACKAGED / name for name in REPACKAGED_ADAPTERS[kind])
+    return weights_dir / INFINITETALK / kind / "infinitetalk.safetensors", *repackaged
 
 
 def _quantised(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant) -> Sequence[Path]:
-    """Files that hold base and adapter in 8 bits; MultiTalk publishes fp8 only with the FusionX LoRA in it."""
+    """Files that hold base and adapter in 8 bits, those with a speed LoRA in them last.
+
+    MultiTalk publishes fp8 only with the FusionX LoRA in it.
+    """
     if engine == "multitalk":
         folder = weights_dir / MULTITALK / "quant_models"
         return folder / f"dit_model_{quant}.safetensors", folder / f"quant_model_{quant}_FusionX.safetensors"
     kind = "single" if num_speakers == 1 else "multi"
-    return (weights_dir / INFINITETALK / "quant_models" / f"infinitetalk_{kind}_{quant}.safetensors",)
+    folder, stem = weights_dir / INFINITETALK / "quant_models", f"infinitetalk_{kind}_{quant}"
+    return folder / f"{stem}.safetensors", folder / f"{stem}_lora.safetensors"
 
 
 def _text_encoder(weights_dir: Path, quant: Quant) -> tuple[Path, Quant]:
@@ -174,9 +198,16 @@ def _text_encoder(weights_dir: Path, quant: Quant) -> tuple[Path, Quant]:
     return next((found for found in candidates if found[0].is_file()), candidates[0])
 
 
-def _base_shards(base: Path) -> tuple[Path, ...]:
-    """The base transformer's files by its index, else by name; missing ones too. An adapter in the index is not one."""
+def _base_shards(base: Path, repackaged: Path) -> tuple[Path, ...]:
+    """The base transformer's files by its index, else by name; missing ones too. An adapter in the index is not one.
+
+    If none is there, a repackaged base if there is one.
+    """
     index = base / SHARD_INDEX
+    if not index.is_file() and not any(base.glob("diffusion_pytorch_model*.safetensors")):
+        found = [repackaged / name for name in REPACKAGED_BASES if (repackaged / name).is_file()]
+        if found:
+            return (found[0],)
     names = _indexed_names(index) if index.is_file() else _names_by_pattern(base)
     return tuple(base / name for name in sorted(names - {MULTITALK_ADAPTER}))
 

@@ -16,10 +16,24 @@ PACKAGE = Path(infinitalk_cli.__file__).parent
 
 HEAVY = {"torch", "numpy", "transformers", "huggingface_hub"}
 
+STORE = (
+    "manifest",
+    "published",
+    "part_file",
+    "file_headers",
+    "hub",
+    "download",
+    "download_plan",
+    "weights_record",
+    "weights_tree",
+    "weights_import",
+)
+"""Fetching, checking and keeping the weights."""
+
 DATA = ("errors", "progress", "job", "job_schema", "profiles", "request", "weights", "hardware*")
 """The shell's dataclasses and what makes them."""
 
-SHELL = (*DATA, "console", "options", "doctor*")
+SHELL = (*DATA, "console", "options", "doctor*", "download_command", "weights_commands")
 
 ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*")
 
@@ -45,6 +59,13 @@ ROOMS = (
     Room(("console",), may=("errors", "progress")),
     Room(("job", "job_schema"), may=("errors",)),
     Room(("weights",), may=("errors",)),
+    Room(STORE, may=("errors", "progress", "weights")),
+    Room(("weights_reports",), may=("console",), typing_only=STORE),
+    Room(
+        ("download_command", "weights_commands"),
+        may=("console", "errors", "options", "profiles", "weights"),
+        inside=(*STORE, "weights_reports"),
+    ),
     Room(("hardware*",), may=("errors",)),
     Room(("profiles*",), may=("errors", "hardware*")),
     Room(("request",), may=("errors", "job", "profiles")),

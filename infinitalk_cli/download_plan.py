@@ -1,0 +1,257 @@
+"""What a download has to do, file by file, and whether the disk has room for it.
+
+A plan is data: for each file that is wanted, where it will lie, what the hub says of it, and what has to happen. First
+the record is asked; if it knows every file, neither the network nor the hub's library is touched, which makes a second
+run a matter of milliseconds. Only repositories of files that are not known are listed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from infinitalk_cli.errors import DoesNotFitError, WeightsError
+from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
+from infinitalk_cli.manifest import HubFile
+from infinitalk_cli.part_file import part_path
+from infinitalk_cli.weights_record import Entry, Record
+
+State = Literal["have", "check", "link", "need"]
+
+OnNote = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of a plan.
+
+    `state`: "have" (known to be right), "check" (there, its digest is not known yet), "link" (in the hub's cache, at
+    `cached`), "need". `part_bytes`: received by an earlier attempt. `remote`: None for what the record knows, and
+    offline. `place`: the file on this machine.
+    """
+
+    file: HubFile
+    place: Path
+    size: int
+    state: State
+    remote: RemoteFile | None = None
+    cached: Path | None = None
+    part_bytes: int = 0
+
+    @property
+    def need_bytes(self) -> int:
+        """What has to be fetched."""
+        return self.size - self.part_bytes if self.state == "need" else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole download. `free_bytes`: room on the disk of the weights folder, None where it can't be asked."""
+
+    weights_dir: Path
+    files: tuple[PlannedFile, ...]
+    free_bytes: int | None
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files, wherever they are now."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def need_bytes(self) -> int:
+        """What has to be fetched."""
+        return sum(file.need_bytes for file in self.files)
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left to do, not even to read."""
+        return all(file.state == "have" for file in self.files)
+
+
+def plan_from_record(files: Sequence[HubFile], weights_dir: Path, record: Record) -> Plan | None:
+    """The plan of a folder in which every file is known, else None. Without what upstream may lack."""
+    known = [(file, _known_choice(file, record)) for file in files]
+    if any(entry is None for file, entry in known if not file.optional):
+        return None
+    return Plan(
+        weights_dir,
+        tuple(_have(file, weights_dir, entry) for file, entry in known if entry is not None),
+        free_bytes(weights_dir),
+    )
+
+
+def plan_download(
+    files: Sequence[HubFile],
+    weights_dir: Path,
+    record: Record,
+    hub: Hub,
+    *,
+    ask_again: bool = False,
+    on_note: OnNote = lambda text: None,
+) -> Plan:
+    """Compare what is wanted with what is on the disk and on the hub.
+
+    Args: ask_again: ask about files too that the record knows: a branch that the user names may have moved.
+    Raises: WeightsError: if the hub can't be reached, or lacks a file and all its stand-ins.
+    """
+    listings = Listings(hub, on_note)
+    planned: list[PlannedFile] = []
+    missing: list[HubFile] = []
+    for file in files:
+        entry = None if ask_again else _known_choice(file, record)
+        if entry is not None:
+            planned.append(_have(file, weights_dir, entry))
+        elif found := _find(file, listings, on_note):
+            planned.append(_compare(*found, weights_dir, record, hub))
+        elif not file.optional:
+            missing.append(file)
+    if missing:
+        raise WeightsError(
+            "the hub does not have, or no longer:"
+            + "".join(f"\n  {file.path} of {file.repository}" for file in missing),
+            hint="--revision REPOSITORY=REVISION names another version; a newer release may know where they went",
+        )
+    return Plan(weights_dir, tuple(planned), free_bytes(weights_dir))
+
+
+def plan_offline(files: Sequence[HubFile], weights_dir: Path, record: Record, hub: Hub) -> Plan:
+    """The same from this machine alone: the folder and the hub's cache.
+
+    Raises: WeightsError: naming what is in neither.
+    """
+    planned: list[PlannedFile] = []
+    missing: list[HubFile] = []
+    for file in files:
+        found = _find_offline(file, weights_dir, record, hub)
+        if found is not None:
+            planned.append(found)
+        elif not file.optional:
+            missing.append(file)
+    if missing:
+        raise WeightsError(
+            "offline, and not on this machine:" + "".join(f"\n  {file.place}" for file in missing),
+            hint="run it again with a network, or `talk weights import DIR` if another folder has them",
+        )
+    return Plan(weights_dir, tuple(planned), free_bytes(weights_dir))
+
+
+def check_room(plan: Plan) -> None:
+    """Refuse a download that can't end. Raises: DoesNotFitError: with the room that is missing."""
+    needed: dict[int | None, int] = {}
+    free: dict[int | None, tuple[int, Path]] = {}
+    for file in plan.files:
+        folder = nearest_folder(file.place)
+        device = folder.stat().st_dev
+        needed[device] = needed.get(device, 0) + file.need_bytes
+        free[device] = (shutil.disk_usage(folder).free, folder)
+    for device, (free_now, folder) in free.items():
+        lacking = needed[device] - free_now
+        if lacking > 0:
+            raise DoesNotFitError(
+                f"{needed[device] / 1e9:.1f} GB to fetch, but the disk of {folder} has {free_now / 1e9:.1f} GB free",
+                hint=f"make {lacking / 1e9:.1f} GB of room (`talk weights rm` frees what a profile doesn't need), "
+                "or name another folder with --weights-dir",
+            )
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Room on the disk where `folder` is or would be."""
+    try:
+        return shutil.disk_usage(nearest_folder(folder)).free
+    except OSError:
+        return None
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder at or above `path` that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+class Listings:
+    """What the hub has, each repository asked once; a revision that is gone is replaced by the next one."""
+
+    def __init__(self, hub: Hub, on_note: OnNote) -> None:
+        self._hub, self._on_note = hub, on_note
+        self._found: dict[tuple[str, tuple[str, ...]], dict[str, RemoteFile]] = {}
+
+    def of(self, file: HubFile) -> dict[str, RemoteFile]:
+        """The files of this file's repository, at the first of its revisions that exists."""
+        key = (file.repository, file.revisions)
+        if key not in self._found:
+            try:
+                self._found[key] = self._list(*key)
+            except NotOnHubError:
+                self._found[key] = {}
+        return self._found[key]
+
+    def _list(self, repository: str, revisions: tuple[str, ...]) -> dict[str, RemoteFile]:
+        for revision in revisions[:-1]:
+            try:
+                return self._hub.list_files(repository, revision)
+            except RevisionGoneError:
+                self._on_note(f"note: {repository} has no revision {revision} any more; taking {revisions[-1]}")
+        return self._hub.list_files(repository, revisions[-1])
+
+
+def _known_choice(file: HubFile, record: Record) -> Entry | None:
+    """The file or a stand-in that is there and known, at a revision that is wanted."""
+    entries = ((choice, record.known(choice.place)) for choice in file.choices)
+    return next((entry for choice, entry in entries if entry and _is_wanted(entry, choice)), None)
+
+
+def _is_wanted(entry: Entry, choice: HubFile) -> bool:
+    return entry.verified and (not entry.repository or entry.revision in choice.revisions)
+
+
+def _have(file: HubFile, weights_dir: Path, entry: Entry) -> PlannedFile:
+    taken = next(choice for choice in file.choices if choice.place == entry.place)
+    return PlannedFile(taken, weights_dir / entry.place, entry.size, "have")
+
+
+def _find(file: HubFile, listings: Listings, on_note: OnNote) -> tuple[HubFile, RemoteFile] | None:
+    """The file on the hub, or the first stand-in that is there."""
+    for choice in file.choices:
+        remote = listings.of(choice).get(choice.path)
+        if remote is not None:
+            if choice != file:
+                on_note(f"note: the hub has no {file.place}; taking {choice.place} in its place")
+            return choice, remote
+    return None
+
+
+def _compare(file: HubFile, listed: RemoteFile, weights_dir: Path, record: Record, hub: Hub) -> PlannedFile:
+    """What has to be done for a file of the hub's."""
+    remote, place = hub.describe(listed), weights_dir / file.place
+    entry = record.known(file.place)
+    if entry is not None and remote.digest.kind == "sha256":
+        state: State = "have" if entry.sha256 == remote.digest.value else "need"
+    else:
+        state = "check" if _size_of(place) == remote.size else "need"
+    cached = None
+    if state == "need":
+        cached = hub.cached(file.repository, (remote.commit, remote.revision), file.path, remote.digest)
+        cached = cached if cached and _size_of(cached) == remote.size else None
+    part_bytes = min(_size_of(part_path(place, remote.digest)) or 0, remote.size)
+    return PlannedFile(file, place, remote.size, "link" if cached else state, remote, cached, part_bytes)
+
+
+def _find_offline(file: HubFile, weights_dir: Path, record: Record, hub: Hub) -> PlannedFile | None:
+    for choice in file.choices:
+        place = weights_dir / choice.place
+        size = _size_of(place)
+        if size is not None:
+            return PlannedFile(choice, place, size, "have" if record.known(choice.place) else "check")
+        cached = hub.cached(choice.repository, choice.revisions, choice.path, None)
+        if cached is not None:
+            return PlannedFile(choice, place, cached.stat().st_size, "link", cached=cached)
+    return None
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

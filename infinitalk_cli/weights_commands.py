@@ -1,0 +1,287 @@
+"""`talk weights ...`: what is on this machine, whether it is right, what can be taken over and what could go.
+
+Imported for `talk --help`, so what a command does is imported when it runs.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infinitalk_cli.console import Console, errors_as_exit_codes
+from infinitalk_cli.download_command import profile_quant
+from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.options import Engine, Quant, taking
+from infinitalk_cli.weights import find_weights_dir
+
+if TYPE_CHECKING:
+    from infinitalk_cli import weights
+    from infinitalk_cli.hub import RemoteFile
+    from infinitalk_cli.manifest import HubFile, Need
+    from infinitalk_cli.weights_import import Imported, Match
+    from infinitalk_cli.weights_tree import TreeFile
+
+WeightsDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the weights.", show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    help="""The weights on this machine: what is there, whether it is right, what could go.
+
+    \b
+    Examples:
+    talk weights ls
+    talk weights verify --full
+    talk weights import ComfyUI/models
+    talk weights rm --quant fp8 --dry-run
+    """,
+)
+
+
+@weights_app.command("ls")
+def list_weights(weights_dir: WeightsDirOption = None, as_json: JsonOption = False) -> None:
+    """Show what is there, and which runs it suffices for.
+
+    \b
+    Example:
+    talk weights ls
+    """
+    console = Console(as_json=as_json)
+    with errors_as_exit_codes(console):
+        from infinitalk_cli.weights_record import Record
+        from infinitalk_cli.weights_reports import tree_record, tree_table
+        from infinitalk_cli.weights_tree import list_tree, sufficiencies
+
+        folder = find_weights_dir(weights_dir)
+        files, runs = list_tree(folder, Record(folder)), sufficiencies(folder)
+        console.result(tree_table(folder, files, runs), tree_record(folder, files, runs))
+
+
+@weights_app.command("path")
+def print_path(
+    file: Annotated[str | None, typer.Argument(help="A file as `ls` names it.", show_default="the folder")] = None,
+    weights_dir: WeightsDirOption = None,
+) -> None:
+    """Print the weights folder, or where one of its files is.
+
+    \b
+    Example:
+    talk weights path Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth
+    """
+    console = Console()
+    with errors_as_exit_codes(console):
+        path = find_weights_dir(weights_dir) / (file or "")
+        if file and not path.is_file():
+            raise WeightsError(f"there is no {path}", hint="`talk weights ls` shows what there is")
+        console.result(str(path), {})
+
+
+@weights_app.command("verify")
+def verify_weights(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders, with wildcards.", show_default="all")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read every byte and compare digests.")] = False,
+    weights_dir: WeightsDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that the weights are whole: lengths and headers, or every byte with --full.
+
+    \b
+    Examples:
+    talk weights verify
+    talk weights verify --full InfiniteTalk
+    """
+    console = Console(as_json=as_json)
+    with errors_as_exit_codes(console):
+        from infinitalk_cli.download import Meter
+        from infinitalk_cli.weights_record import Record
+        from infinitalk_cli.weights_reports import findings_record, findings_table
+        from infinitalk_cli.weights_tree import check_tree, list_tree, matching
+
+        folder = find_weights_dir(weights_dir)
+        record = Record(folder)
+        tree = list_tree(folder, record)
+        tree = matching(tree, files) if files else tree
+        meter = Meter(sum(file.size for file in tree), stage="verify")
+        with console.progress() as on_progress:
+
+            def count(num_bytes: int) -> None:
+                meter.add(num_bytes)
+                on_progress(meter.read())
+
+            findings = list(check_tree(tree, record, full=full, on_bytes=count))
+        damaged = [finding for finding in findings if finding.problem]
+        console.result(findings_table(findings), findings_record(findings))
+        if damaged:
+            raise WeightsError(
+                f"{len(damaged)} of {len(findings)} files are damaged",
+                hint=f"delete them (`talk weights rm {damaged[0].place}`), then `talk download` fetches them again",
+            )
+
+
+@weights_app.command("import", no_args_is_help=True)
+def import_weights(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where another program keeps its weights.")],
+    weights_dir: WeightsDirOption = None,
+    symlink: Annotated[
+        bool, typer.Option("--symlink", help="From another disk, link by name instead of copying.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Recognise by known sums and names; don't ask the hub.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and take nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over weights that are on this machine already, without a second copy on the same disk.
+
+    \b
+    Examples:
+    talk weights import weights
+    talk weights import ComfyUI/models --dry-run
+    """
+    console = Console(as_json=as_json)
+    with errors_as_exit_codes(console):
+        from infinitalk_cli.weights_import import Sources, find_matches, wanted_places
+        from infinitalk_cli.weights_record import locked
+        from infinitalk_cli.weights_reports import import_record, import_table
+
+        if not folder.is_dir():
+            raise InputError(f"no such folder: {folder}")
+        target = find_weights_dir(weights_dir)
+        wanted = wanted_places(target, remote_files(offline=offline, console=console))
+        console.note(f"comparing the files of {folder}")
+        matches = list(find_matches(wanted, Sources(folder)))
+        if dry_run:
+            console.result(import_table(matches, []), import_record(matches, []))
+            return
+        with locked(target, console.note):
+            done = bring_all(matches, target, console, symlink=symlink)
+        console.result(import_table(matches, done), import_record(matches, done))
+
+
+def bring_all(matches: Sequence["Match"], target: Path, console: Console, *, symlink: bool) -> list["Imported"]:
+    """Put the matched files into the tree."""
+    from infinitalk_cli.download import Meter
+    from infinitalk_cli.weights_import import bring
+    from infinitalk_cli.weights_record import Record
+
+    meter, record = Meter(sum(match.size for match in matches), stage="import"), Record(target)
+    with console.progress() as on_progress:
+
+        def count(num_bytes: int) -> None:
+            meter.add(num_bytes)
+            on_progress(meter.read())
+
+        return [bring(match, target, record, symlink=symlink, on_bytes=count) for match in matches]
+
+
+def remote_files(*, offline: bool, console: Console) -> Callable[["HubFile"], "RemoteFile | None"]:
+    """What the hub says of each file, asked when it is first wanted; nothing once the hub can't be reached."""
+    from infinitalk_cli.download_plan import Listings
+    from infinitalk_cli.hub import Hub
+
+    hub = None if offline else Hub(on_note=console.note)
+    if hub is None or hub.is_offline:
+        return lambda file: None
+    listings, silent = Listings(hub, console.note), list[str]()
+
+    def remote_of(file: "HubFile") -> "RemoteFile | None":
+        if silent:
+            return None
+        try:
+            return listings.of(file).get(file.path)
+        except WeightsError as error:
+            silent.append(error.message)
+            console.note(f"note: going by known sums and names alone: {error.message}")
+            return None
+
+    return remote_of
+
+
+@dataclass(frozen=True)
+class RemoveOptions:
+    """Everything that `talk weights rm` can be told."""
+
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders to delete, with wildcards.", show_default="none")
+    ] = None
+    profile: Annotated[str | None, typer.Option(help="Keep what this profile needs, delete the rest.")] = None
+    quant: Annotated[Quant | None, typer.Option(help="Keep this form, delete the rest.")] = None
+    speakers: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Keep what so many speakers need.", show_default="1 and 2")
+    ] = None
+    engine: Annotated[Engine, typer.Option(help="Keep this model.")] = Engine.infinitetalk
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")] = False
+    weights_dir: WeightsDirOption = None
+    as_json: JsonOption = False
+
+
+@weights_app.command("rm", no_args_is_help=True)
+@taking(RemoveOptions)
+def remove_weights(options: RemoveOptions) -> None:
+    """Delete what a profile does not need, or named files, and say how much room that made.
+
+    Only files that `talk download` can fetch again are deleted unless they are named. LoRAs and voices stay.
+
+    \b
+    Examples:
+    talk weights rm --profile rtx-4090 --dry-run
+    talk weights rm --quant fp8 --speakers 1 --yes
+    talk weights rm InfiniteTalk/multi
+    """
+    console = Console(as_json=options.as_json)
+    with errors_as_exit_codes(console):
+        from infinitalk_cli.weights_record import Record, locked
+        from infinitalk_cli.weights_reports import gigabytes, removal_record, removal_table
+        from infinitalk_cli.weights_tree import remove_files
+
+        folder = find_weights_dir(options.weights_dir)
+        chosen = chosen_files(options, folder)
+        if options.dry_run or not chosen:
+            console.result(removal_table(chosen), removal_record(chosen, freed_bytes=0))
+            return
+        if not options.yes:
+            confirm(removal_table(chosen), console)
+        with locked(folder, console.note):
+            freed = remove_files(folder, chosen, Record(folder))
+        console.result(f"freed {gigabytes(freed)}", removal_record(chosen, freed_bytes=freed))
+
+
+def chosen_files(options: RemoveOptions, folder: Path) -> Sequence["TreeFile"]:
+    """What the options want to be deleted: the files that they name, or those that nothing they keep needs."""
+    from infinitalk_cli.weights_record import Record
+    from infinitalk_cli.weights_tree import list_tree, matching, unneeded
+
+    if bool(options.files) == bool(options.profile or options.quant):
+        raise InputError("either name files, or say what to keep with --profile or --quant")
+    tree = list_tree(folder, Record(folder))
+    if options.files:
+        return matching(tree, options.files)
+    quant = options.quant.value if options.quant else profile_quant(options.profile or "default")
+    return unneeded(folder, tree, kept_needs(quant, options.speakers, options.engine.value))
+
+
+def kept_needs(quant: "weights.Quant", speakers: int | None, engine: "weights.Engine") -> list["Need"]:
+    """The runs whose files stay. LoRAs and voices are small and were asked for by name: all of them stay."""
+    from infinitalk_cli.manifest import LORAS, VOICES, Need
+
+    return [
+        Need(number, quant, engine, loras=tuple(LORAS), voices=VOICES)
+        for number in ((speakers,) if speakers else (1, 2))
+    ]
+
+
+def confirm(question: str, console: Console) -> None:
+    """Ask on a terminal. Raises: InputError: elsewhere, where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise InputError("nothing was deleted: off a terminal, --yes has to be said")
+    console.note(question)
+    typer.confirm("delete them?", abort=True, err=True)
