@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from infinitalk_cli.models.attention import attention
 from infinitalk_cli.models.config import DiTConfig
+from infinitalk_cli.models.fused import rotate_heads
 from infinitalk_cli.models.rotary import position_rotation, rotate
 
 EmptyMask = Literal["zero", "nan"]
@@ -102,7 +103,7 @@ def map_speakers(q: Tensor, k: Tensor, masks: SpeakerMasks) -> Tensor:
     num_keys, num_classes = masks.members.shape
     # Columns of ones and zeros are exact in any dtype. Fused kernels want values as wide as keys.
     columns = F.pad(masks.members.to(q.dtype), (0, q.shape[-1] - num_classes))
-    values = columns[None, :, None].expand(-1, -1, q.shape[2], -1)
+    values = columns[None, :, None].expand(-1, -1, q.shape[2], -1).contiguous()  # kernels may not take a stride of 0
     shares = attention(q, k[:, :num_keys], values)[0, ..., :num_classes].float().mean(dim=1)
     return (shares * masks.weights).T
 
@@ -145,7 +146,7 @@ class AudioCrossAttention(nn.Module):
         k, v = self.keys_values(audio_tokens, two_speakers=speaker_map is not None)
         if speaker_map is not None:
             positions = speaker_positions(speaker_map, self.class_range, self.class_interval)
-            q = rotate(q, position_rotation(positions.unflatten(0, (num_frames, -1)), self.head_dim))
+            q = rotate_heads(q, position_rotation(positions.unflatten(0, (num_frames, -1)), self.head_dim))
         return self.proj(rearrange(attention(q, k, v), "t s h c -> 1 (t s) (h c)"))
 
     def keys_values(self, audio_tokens: Tensor, *, two_speakers: bool) -> tuple[Tensor, Tensor]:

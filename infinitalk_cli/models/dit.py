@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from infinitalk_cli.models.audio_attention import AudioProjection, EmptyMask, SpeakerMasks
 from infinitalk_cli.models.config import DiTConfig
-from infinitalk_cli.models.dit_layers import Block, BlockInputs, Context, modulate, plain_layer_norm
+from infinitalk_cli.models.dit_layers import Block, BlockInputs, Context, plain_layer_norm
 from infinitalk_cli.models.rotary import grid_rotation
 
 _FLOAT32_PREFIXES = ("time_embedding.", "time_projection.", "head.")
@@ -66,7 +66,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Tokens `(1, N, dim)` and time `(1, dim)` to `(1, N, patch volume * out_dim)`, channel fastest."""
         shift, scale = (self.modulation + time.unsqueeze(1)).chunk(2, dim=1)
-        return self.head(modulate(self.norm(x), shift, scale))
+        return self.head((self.norm(x) * (1 + scale)).add_(shift))
 
 
 class DiT(nn.Module):

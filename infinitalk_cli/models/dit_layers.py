@@ -5,7 +5,9 @@ Statistics of norms are float32, their results are rounded before they meet scal
 gated sums are float32 and rounded once at the end. Tables of modulation are float32 parameters, and a product of a
 bfloat16 tensor with a float32 one is float32, so these casts need no autocast. In a float32 run nothing is rounded.
 
-Linear layers are called, never read: they may have been replaced by 8-bit ones.
+What lies between linear layers and attention is done by `fused.py`, several operations at a time. Linear layers are
+called, never read: they may have been replaced by 8-bit ones. A tensor of all tokens is 350 MB at 480 sizes, so each is
+let go of as soon as it is used up, and the hidden layer of the feed-forward exists for some of the tokens at a time.
 """
 
 from __future__ import annotations
@@ -13,13 +15,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinitalk_cli.models.attention import attention
 from infinitalk_cli.models.audio_attention import AudioCrossAttention, SpeakerMasks, map_speakers
 from infinitalk_cli.models.config import DiTConfig
-from infinitalk_cli.models.rotary import Rotation, rotate
+from infinitalk_cli.models.fused import (
+    add_norm,
+    add_norm_modulate,
+    gated_sum,
+    linear_gelu,
+    norm_modulate,
+    rms_norm,
+    rms_rotate,
+)
+from infinitalk_cli.models.rotary import Rotation
+
+FFN_TOKENS = 16_384
+"""Tokens in the hidden layer at a time: 450 MB of it. Twice as many are not faster."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,10 @@ class BlockInputs:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm over the full width; the quotient is rounded before it meets the weight."""
+    """Root mean square norm over the full width; the quotient is rounded before it meets the weight.
+
+    On a GPU it may write over its input.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -53,22 +69,12 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), eps=self.eps) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 def plain_layer_norm(dim: int, eps: float) -> nn.LayerNorm:
     """A layer norm without parameters; modulation follows it."""
     return nn.LayerNorm(dim, eps=eps, elementwise_affine=False)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """`x * (1 + scale) + shift` in the dtype of `shift` and `scale` (float32)."""
-    return (x * (1 + scale)).add_(shift)
-
-
-def gated_sum(x: Tensor, gate: Tensor, change: Tensor) -> Tensor:
-    """`x + gate * change`, summed in float32 and rounded once to the dtype of `x`."""
-    return (change * gate).add_(x).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -80,14 +86,17 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q, self.norm_k = (RMSNorm(config.dim, config.eps) for _ in range(2))
 
-    def forward(self, x: Tensor, rotation: Rotation, masks: SpeakerMasks | None) -> tuple[Tensor, Tensor | None]:
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens `(1, N, dim)` to queries, keys and values `(1, N, H, D)`; the caller may then let go of the tokens."""
+        q = rms_rotate(self.q(x), self.norm_q.weight, self.norm_q.eps, rotation, self.num_heads)
+        k = rms_rotate(self.k(x), self.norm_k.weight, self.norm_k.eps, rotation, self.num_heads)
+        return q, k, _split_heads(self.v(x), self.num_heads)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, masks: SpeakerMasks | None) -> tuple[Tensor, Tensor | None]:
         """Attend; with masks, also say to which speaker each token attends.
 
-        Args: x: `(1, N, dim)`. Returns: `(1, N, dim)` and the speaker map `(3, N)` or None.
+        Args: q, k, v: of `project`. Returns: `(1, N, dim)` and the speaker map `(3, N)` or None.
         """
-        q = rotate(_split_heads(self.norm_q(self.q(x)), self.num_heads), rotation)
-        k = rotate(_split_heads(self.norm_k(self.k(x)), self.num_heads), rotation)
-        v = _split_heads(self.v(x), self.num_heads)
         speaker_map = None if masks is None else map_speakers(q, k, masks)
         return self.o(attention(q, k, v).flatten(2)), speaker_map
 
@@ -138,21 +147,31 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """`(1, N, dim)` to `(1, N, dim)`, both in the compute dtype."""
-        modulation = self.modulation + inputs.time
-        x, speaker_map = self._attend_to_video(x, modulation[:, :3], inputs)
-        x = x + self.cross_attn(self.norm3(x), inputs.context)
-        x = x + self.audio_cross_attn(self.norm_x(x), inputs.audio_tokens, speaker_map)
-        return self._feed_forward(x, modulation[:, 3:])
+        modulation = (self.modulation + inputs.time).unbind(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
 
-    def _attend_to_video(self, x: Tensor, modulation: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor | None]:
-        shift, scale, gate = modulation.chunk(3, dim=1)
-        z = modulate(self.norm1(x), shift, scale).to(x.dtype)
-        change, speaker_map = self.self_attn(z, inputs.rotation, inputs.speaker_masks)
-        return gated_sum(x, gate, change), speaker_map
+        q, k, v = self.self_attn.project(norm_modulate(x, shift1, scale1, self.norm1.eps), inputs.rotation)
+        change, speaker_map = self.self_attn(q, k, v, inputs.speaker_masks)
+        del q, k, v
+        x, z = add_norm(x, change, gate1, self.norm3)
+        x, z = add_norm(x, self.cross_attn(z, inputs.context), None, self.norm_x)
+        change = self.audio_cross_attn(z, inputs.audio_tokens, speaker_map)
+        x, z = add_norm_modulate(x, change, shift2, scale2, self.norm2.eps)
+        for some_x, some_z in zip(slices(x), slices(z), strict=True):
+            gated_sum(some_x, gate2, self.feed_forward(some_z), out=some_z)
+        return z
 
-    def _feed_forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale, gate = modulation.chunk(3, dim=1)
-        return gated_sum(x, gate, self.ffn(modulate(self.norm2(x), shift, scale).to(x.dtype)))
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """`(1, N, dim)` to `(1, N, dim)`. A second layer that can take the GELU upon itself does."""
+        after_gelu = getattr(self.ffn[2], "after_gelu", None)
+        if after_gelu is not None:
+            return after_gelu(self.ffn[0](x))
+        return self.ffn[2](linear_gelu(self.ffn[0], x))
+
+
+def slices(x: Tensor) -> tuple[Tensor, ...]:
+    """`(1, N, dim)` in the fewest parts of about equal size that have at most `FFN_TOKENS` tokens."""
+    return x.tensor_split(-(-x.shape[1] // FFN_TOKENS), dim=1)
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
