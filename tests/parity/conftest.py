@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from infinitalk_cli.demo import write_tree
 from tests.parity.reference import manifest, reference_dir
@@ -41,6 +42,13 @@ class TinyTree:
         derived = listed.get("derived_files", {})
         maps = [entry["map_file"] for entry in derived.values() if "map_file" in entry]
         return [*listed["files"], *listed["json_files"], *listed["copied_dirs"], *derived, *maps]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_float32() -> None:
+    """On a GPU, TF32 would round every product to 10 bits; the tolerances are for float32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,15 @@ def load_dit(
     tree: TinyTree,
     case: Case,
     *,
+    dtype: torch.dtype = torch.float32,
     loras: Sequence[Lora] = (),
     only_reference_keys: bool = False,
     reports: list[LoraReport] | None = None,
 ) -> DiT:
-    """The transformer of a case, float32; `reports` is filled with what the LoRAs did."""
+    """The transformer of a case; `reports` is filled with what the LoRAs did."""
     return build_dit(
         dit_files(tree, case),
-        dtype=torch.float32,
+        dtype=dtype,
         device=DEVICE,
         loras=loras,
         only_reference_keys=only_reference_keys,

@@ -83,10 +83,12 @@ class WholeRun:
     frames: Tensor
 
 
-def run_case(tree: TinyTree, case: Case, encoders: Encoders, work_dir: Path) -> WholeRun:
-    """Generate the video of a case with the rules of the original program."""
+def run_case(
+    tree: TinyTree, case: Case, encoders: Encoders, work_dir: Path, dtype: torch.dtype = torch.float32
+) -> WholeRun:
+    """Generate the video of a case with the rules of the original program. `dtype`: of the transformer."""
     loras = [read_lora(tree.need(entry["file"])[0], entry["scale"]) for entry in case.settings.get("lora", ())]
-    dit = load_dit(tree, case, loras=loras)
+    dit = load_dit(tree, case, dtype=dtype, loras=loras)
     settings = settings_of(case)
     conditioning = conditioning_of(case, encoders, work_dir)
     networks = Networks(dit, encoders.vae, encoders.image, match_color, DEVICE)
