@@ -12,12 +12,13 @@ matrix, under different names (X is the layer):
 map beside a file, because neither the files nor the maps agree on which layers they leave out. The layer becomes a
 `QuantizedLinear`, and its tensors are renamed to `X.data` and `X.scale`.
 
-`QuantizedLinear` makes its weight anew for every call: plain, exact, and the measure for faster forms.
+`QuantizedLinear` multiplies in 8 bits where the GPU can (`quant_matmul.py`). Elsewhere, and where `is_exact` is set, it
+makes its weight anew for every call: plain, exact, and the measure for the fast form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory.loading import TensorRef
+from infinitalk_cli.memory.quant_matmul import matmul
 
 FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
 EIGHT_BIT_DTYPES = FLOAT8_DTYPES | {torch.int8}
@@ -38,7 +40,7 @@ UNUSED_SUFFIXES = (".input_scale", ".output_scale", ".scale_input", ".comfy_quan
 
 
 class QuantizedLinear(nn.Module):
-    """`x @ (scale * data)^T + bias`, the weight rounded once to the dtype of `x`."""
+    """`x @ (scale * data)^T + bias`. `is_exact`: with `x` as it is and the weight rounded once to the dtype of `x`."""
 
     stored_dtype_names = frozenset({"data", "scale"})
     weight = None  # transformers' feed-forward casts its input to the dtype of `weight`, if that is a tensor
@@ -54,6 +56,7 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
+        self.is_exact = False
         self.data = nn.Parameter(torch.empty(out_features, in_features, dtype=data_dtype), requires_grad=False)
         self.scale = nn.Parameter(torch.empty(out_features, 1, dtype=scale_dtype), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
@@ -69,6 +72,16 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""
+        made = None if self.is_exact else matmul(x, self.data, self.scale, self.bias)
+        return self.plain(x) if made is None else made
+
+    def after_gelu(self, x: Tensor) -> Tensor:
+        """`self(gelu(x))` with GELU in the tanh form."""
+        made = None if self.is_exact else matmul(x, self.data, self.scale, self.bias, gelu=True)
+        return self.plain(F.gelu(x, approximate="tanh")) if made is None else made
+
+    def plain(self, x: Tensor) -> Tensor:
+        """`forward` with the weight made anew in the dtype of `x`."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dequantized().to(x.dtype), bias)
 
@@ -109,6 +122,47 @@ def swap_quantized_linears(module: nn.Module, tensors: Mapping[str, TensorRef]) 
         parent, _, leaf = layer.rpartition(".")
         setattr(module.get_submodule(parent), leaf, _like(linear, data.dtype, named[f"{layer}.scale"].dtype))
     return named
+
+
+def quantize_on_load(
+    module: nn.Module, tensors: Mapping[str, TensorRef], dtype: torch.dtype, where: Callable[[str], bool]
+) -> dict[str, TensorRef]:
+    """Replace linear layers by 8-bit ones whose values are made from the weights of the files as these are read.
+
+    Args: module: changed in place. tensors: under the module's names. dtype: int8 or a float8. where: told a layer's
+        name. Layers whose weight is in 8 bits already stay as they are.
+    Returns: the tensors to load.
+    """
+    named = dict(tensors)
+    for layer, linear in [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]:
+        weight = named.get(f"{layer}.weight")
+        if weight is None or not where(layer) or weight.dtype in EIGHT_BIT_DTYPES:
+            continue
+        del named[f"{layer}.weight"]
+        halves = _RowsOf(weight, dtype)
+        named[f"{layer}.data"] = replace(weight, dtype=dtype, read=halves.data)
+        named[f"{layer}.scale"] = replace(weight, shape=(weight.shape[0], 1), dtype=torch.float32, read=halves.scale)
+        parent, _, leaf = layer.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, _like(linear, dtype, torch.float32))
+    return named
+
+
+class _RowsOf:
+    """The 8-bit form of a stored weight. Data and scale are read one after the other; they are made once."""
+
+    def __init__(self, weight: TensorRef, dtype: torch.dtype) -> None:
+        self._weight, self._dtype = weight, dtype
+        self._scale: Tensor | None = None
+
+    def data(self) -> Tensor:
+        """Values `(out, in)`."""
+        data, self._scale = quantize_rows(self._weight.load(), self._dtype)
+        return data
+
+    def scale(self) -> Tensor:
+        """Scales `(out, 1)`."""
+        scale, self._scale = self._scale, None
+        return quantize_rows(self._weight.load(), self._dtype)[1] if scale is None else scale
 
 
 def _like(linear: nn.Linear, data_dtype: torch.dtype, scale_dtype: torch.dtype) -> QuantizedLinear:

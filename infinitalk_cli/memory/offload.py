@@ -1,0 +1,263 @@
+"""Weight streaming: most blocks of a network stay in RAM and come to the GPU one ahead of their turn.
+
+A block computes for longer than its weights take to arrive, at all but the smallest sizes. So a network of many equal
+blocks needs room on the GPU for two of them, if the next is on its way while one computes:
+
+- Every streamed block is packed into one buffer of page-locked RAM: one asynchronous copy brings it whole.
+- Two slots on the GPU take turns. A side stream copies; events tell it when a slot is free again, and the computing
+  stream when a slot is full. Nothing waits on the CPU.
+- Behind the last streamed block comes the first again, so the next pass finds it there.
+- Some blocks may stay on the GPU for good. They are spread evenly among the streamed ones, so that each copy has as
+  much computing to hide behind as the others.
+
+The same kernels see the same bits as in a resident network, so the results are the same bit for bit. Blocks are called
+as they are: hooks point their parameters to the slot before a call.
+
+Memory that can't be page-locked is copied as it is: slower, and not beside the computing. `is_pinned` tells.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infinitalk_cli.memory.loading import own_tensors
+
+ALIGNMENT = 256
+"""Bytes between the starts of tensors in a packed block: what a tensor of its own would have."""
+_NUM_SLOTS = 2
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor of a block lies in its packed form, and who owns it."""
+
+    owner: nn.Module
+    leaf: str
+    start: int
+    shape: torch.Size
+    dtype: torch.dtype
+    is_parameter: bool
+
+    def bind(self, packed: Tensor) -> None:
+        """Let the owner use the part of `packed` that is this tensor."""
+        num_bytes = self.shape.numel() * self.dtype.itemsize
+        value = packed[self.start : self.start + num_bytes].view(self.dtype).view(self.shape)
+        setattr(self.owner, self.leaf, nn.Parameter(value, requires_grad=False) if self.is_parameter else value)
+
+
+class _PackedBlock:
+    """The tensors of a block in one piece of RAM; they live on as parts of it."""
+
+    def __init__(self, block: nn.Module, *, pin: bool) -> None:
+        self.places, num_bytes = _plan(block)
+        self.data = torch.empty(num_bytes, dtype=torch.uint8)
+        self.is_pinned = pin and _page_lock(self.data)
+        for place in self.places:
+            tensor = getattr(place.owner, place.leaf).detach()
+            place.bind(self.data)
+            getattr(place.owner, place.leaf).data.copy_(tensor)
+
+    def bind(self, packed: Tensor) -> None:
+        """Let the block compute with the copy `packed`."""
+        for place in self.places:
+            place.bind(packed)
+
+
+@dataclass
+class _Slot:
+    """Room for one block on the GPU. `holds`: number of the block in it. Events: copied to; computed with."""
+
+    data: Tensor
+    full: torch.cuda.Event
+    free: torch.cuda.Event
+    holds: int | None = None
+
+
+class BlockOffloader:
+    """Streams the blocks of a network through two slots of a GPU.
+
+    Args:
+        blocks: called in this order in every pass; equal in size, or nearly.
+        num_resident: how many stay on the GPU; all but the others.
+        pin: page-lock the RAM of streamed blocks. Locking takes time: not for a network that runs once.
+    """
+
+    def __init__(
+        self, blocks: Sequence[nn.Module], device: torch.device, *, num_resident: int = 0, pin: bool = True
+    ) -> None:
+        self.device = device
+        chosen = streamed_numbers(len(blocks), num_resident)
+        self.num_resident = len(blocks) - len(chosen)
+        for number, block in enumerate(blocks):
+            if number not in chosen:
+                block.to(device)
+        self._streamed = [blocks[number] for number in chosen]
+        self._packed = [_PackedBlock(block, pin=pin) for block in self._streamed]
+        self._slots: list[_Slot] = []
+        self._copies = torch.cuda.Stream(device)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether copies run beside the computing."""
+        return all(packed.is_pinned for packed in self._packed)
+
+    @property
+    def streamed_bytes(self) -> int:
+        """What travels to the GPU in every pass."""
+        return sum(packed.data.numel() for packed in self._packed) if len(self._packed) > _NUM_SLOTS else 0
+
+    def is_streamed(self, module: nn.Module) -> bool:
+        """Whether `module` is one of the blocks that travel."""
+        return any(module is block for block in self._streamed)
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Have the slots on the GPU and the blocks hooked inside the `with`; afterwards the slots are gone."""
+        hooks = [
+            hook
+            for number, block in enumerate(self._streamed)
+            for hook in (
+                block.register_forward_pre_hook(partial(self._before, number)),
+                block.register_forward_hook(partial(self._after, number)),
+            )
+        ]
+        try:
+            self._open_slots()
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            torch.cuda.current_stream(self.device).wait_stream(self._copies)  # the slots' memory may be used again
+            self._slots.clear()
+            for packed in self._packed:
+                packed.bind(packed.data)
+
+    def _open_slots(self) -> None:
+        size = max((packed.data.numel() for packed in self._packed), default=0)
+        for number in range(min(_NUM_SLOTS, len(self._packed))):
+            data = torch.empty(size, dtype=torch.uint8, device=self.device)
+            slot = _Slot(data, torch.cuda.Event(), torch.cuda.Event())
+            slot.free.record(torch.cuda.current_stream(self.device))
+            self._slots.append(slot)
+            self._fetch(number, slot)
+
+    def _before(self, number: int, *call: object) -> None:
+        """Point the block to its slot; the computing stream waits for the copy, the CPU does not."""
+        slot = next((slot for slot in self._slots if slot.holds == number), None)
+        if slot is None:  # a pass was left early, and another one is in the slots
+            slot = self._slots[number % len(self._slots)]
+            slot.free.record(torch.cuda.current_stream(self.device))
+            self._fetch(number, slot)
+        torch.cuda.current_stream(self.device).wait_event(slot.full)
+        self._packed[number].bind(slot.data)
+
+    def _after(self, number: int, *call: object) -> None:
+        """The slot of this block is free for the block after the next."""
+        slot = next(slot for slot in self._slots if slot.holds == number)
+        slot.free.record(torch.cuda.current_stream(self.device))
+        self._fetch((number + len(self._slots)) % len(self._packed), slot)
+
+    def _fetch(self, number: int, slot: _Slot) -> None:
+        if slot.holds == number:
+            return
+        packed = self._packed[number].data
+        with torch.cuda.stream(self._copies):
+            self._copies.wait_event(slot.free)
+            slot.data[: packed.numel()].copy_(packed, non_blocking=True)
+            slot.full.record(self._copies)
+        slot.holds = number
+
+
+@dataclass(frozen=True)
+class StreamedStage:
+    """Has a network with streamed blocks ready for its stage: the rest of it stays on the GPU from the first on."""
+
+    module: nn.Module
+    offloader: BlockOffloader
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Have everything but the streamed blocks on the GPU, and these on their way, inside the `with`."""
+        for owner, leaf, tensor in self._others():
+            if tensor.device.type == self.offloader.device.type:
+                continue
+            moved = tensor.detach().to(self.offloader.device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            setattr(owner, leaf, nn.Parameter(moved, requires_grad=False) if is_parameter else moved)
+        with self.offloader.running():
+            yield
+
+    def _others(self) -> list[tuple[nn.Module, str, Tensor]]:
+        found: list[tuple[nn.Module, str, Tensor]] = []
+
+        def visit(module: nn.Module) -> None:
+            found.extend((module, leaf, tensor) for leaf, tensor in own_tensors(module))
+            for child in module.children():
+                if not self.offloader.is_streamed(child):
+                    visit(child)
+
+        visit(self.module)
+        return found
+
+
+def streamed_numbers(num_blocks: int, num_resident: int) -> list[int]:
+    """Which blocks travel, spread evenly; the first of each group stays, so that a copy is under way from the start."""
+    num_streamed = num_blocks - max(0, min(num_resident, num_blocks))
+    return [(i + 1) * num_blocks // num_streamed - 1 for i in range(num_streamed)]
+
+
+def resident_for_parameters(module: nn.Module, blocks: Sequence[nn.Module], num_parameters: int) -> int:
+    """How many blocks stay if `num_parameters` of the network may, as users of the original program count them.
+
+    The parameters outside of blocks count first. Of these, 0 keeps no block.
+    """
+    in_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    left = num_parameters - (sum(p.numel() for p in module.parameters()) - sum(in_blocks))
+    return max(0, min(len(blocks), left // max(in_blocks, default=1)))
+
+
+def resident_for_bytes(blocks: Sequence[nn.Module], room_bytes: int) -> int:
+    """How many blocks may stay in `room_bytes` of the GPU, beside the slots for the others; all if they fit."""
+    size = max((_plan(block)[1] for block in blocks), default=1)
+    if size * len(blocks) <= room_bytes:
+        return len(blocks)
+    return max(0, min(len(blocks), room_bytes // size - _NUM_SLOTS))
+
+
+def _plan(block: nn.Module) -> tuple[list[_Place], int]:
+    """The places of a block's tensors in its packed form, and its size in bytes."""
+    places: list[_Place] = []
+    start = 0
+    for owner, leaf, tensor in _tensors(block):
+        is_parameter = isinstance(tensor, nn.Parameter)
+        places.append(_Place(owner, leaf, start, tensor.shape, tensor.dtype, is_parameter))
+        start += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
+    return places, start
+
+
+def _tensors(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for owner in block.modules():
+        for leaf, tensor in own_tensors(owner):
+            yield owner, leaf, tensor
+
+
+def _page_lock(data: Tensor) -> bool:
+    """Lock the memory of a tensor in RAM for as long as it lives; False if the system refuses.
+
+    torch's own pinned memory comes in powers of two: 15 % more of 37 GB.
+    """
+    runtime: Any = torch.cuda.cudart()
+    if int(runtime.cudaHostRegister(data.data_ptr(), data.numel(), 0)) != 0:
+        with suppress(RuntimeError):  # the refusal would be blamed on the next kernel
+            torch.zeros(1, device="cuda")
+        return False
+    weakref.finalize(data, runtime.cudaHostUnregister, data.data_ptr())
+    return True

@@ -1,0 +1,128 @@
+"""Streamed blocks compute what resident ones do, bit for bit, whatever share of them stays on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from infinitalk_cli.memory.offload import (
+    BlockOffloader,
+    StreamedStage,
+    resident_for_bytes,
+    resident_for_parameters,
+    streamed_numbers,
+)
+from infinitalk_cli.memory.quant import QuantizedLinear
+
+WIDTH, NUM_BLOCKS = 64, 7
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    with torch.no_grad():
+        yield
+
+
+class Net(nn.Module):
+    """Seven blocks of plain and 8-bit layers between two other ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, 96), nn.GELU(), self.eight_bit(96, WIDTH), nn.LayerNorm(WIDTH))
+            for _ in range(NUM_BLOCKS)
+        )
+
+    @staticmethod
+    def eight_bit(in_features: int, out_features: int) -> QuantizedLinear:
+        layer = QuantizedLinear(in_features, out_features)
+        layer.requantize(torch.randn(out_features, in_features))
+        layer.bias = nn.Parameter(torch.randn(out_features), requires_grad=False)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x)
+
+
+def tokens() -> Tensor:
+    return torch.randn(128, WIDTH, generator=torch.Generator().manual_seed(5)).cuda()
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "num_resident", "expected"),
+    [
+        (4, 0, [0, 1, 2, 3]),
+        (4, 4, []),
+        (4, 9, []),
+        (40, 30, [3, 7, 11, 15, 19, 23, 27, 31, 35, 39]),
+        (7, 5, [2, 6]),
+    ],
+)
+def test_streamed_blocks_lie_evenly_among_the_resident(num_blocks: int, num_resident: int, expected: list[int]) -> None:
+    assert streamed_numbers(num_blocks, num_resident) == expected
+
+
+def test_parameters_outside_of_blocks_count_first() -> None:
+    net = Net()
+    outside = 2 * WIDTH * (WIDTH + 1)
+    block = sum(p.numel() for p in net.blocks[0].parameters())
+    wishes = {0: 0, outside + block - 1: 0, outside + block: 1, outside + 3 * block: 3, 10**9: NUM_BLOCKS}
+    assert {wish: resident_for_parameters(net, list(net.blocks), wish) for wish in wishes} == wishes
+
+
+def test_room_is_left_for_two_slots_unless_all_blocks_fit() -> None:
+    blocks = [nn.Linear(64, 64, bias=False) for _ in range(5)]  # 16 KiB each
+    size = 64 * 64 * 4
+    assert [resident_for_bytes(blocks, size * room) for room in (0, 2, 3, 4, 5)] == [0, 0, 1, 2, 5]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_resident", range(NUM_BLOCKS + 1))
+def test_streamed_equals_resident_bit_for_bit(num_resident: int) -> None:
+    x, resident, net = tokens(), Net().cuda(), Net()
+    expected = resident(x)
+    offloader = BlockOffloader(list(net.blocks), x.device, num_resident=num_resident)
+    for _ in range(2):  # a stage may be left and entered again
+        with StreamedStage(net, offloader).running():
+            assert all(torch.equal(net(x), expected) for _ in range(4))
+    assert offloader.num_resident == num_resident
+
+
+@pytest.mark.gpu
+def test_a_pass_that_was_left_early_does_no_harm() -> None:
+    x, net = tokens(), Net()
+    expected = Net().cuda()(x)
+    with StreamedStage(net, BlockOffloader(list(net.blocks), x.device)).running():
+        for block in net.blocks[:3]:
+            block(x)
+        assert torch.equal(net(x), expected)
+
+
+@pytest.mark.gpu
+def test_only_two_blocks_are_on_the_gpu_and_none_afterwards() -> None:
+    x, net = tokens(), Net()
+    offloader = BlockOffloader(list(net.blocks), x.device)
+    before = torch.cuda.memory_allocated()
+    stage = StreamedStage(net, offloader)
+    with stage.running():
+        net(x)
+        outside = 2 * WIDTH * (WIDTH + 1) * 4
+        assert torch.cuda.memory_allocated() - before <= 2 * offloader.streamed_bytes // NUM_BLOCKS + outside + 16_384
+    assert all(p.device.type == "cpu" for p in net.blocks.parameters())
+
+
+@pytest.mark.gpu
+def test_memory_that_is_not_locked_works_too() -> None:
+    x, net = tokens(), Net()
+    offloader = BlockOffloader(list(net.blocks), x.device, pin=False)
+    with StreamedStage(net, offloader).running():
+        assert torch.equal(net(x), Net().cuda()(x))
+    assert not offloader.is_pinned
