@@ -126,8 +126,7 @@ def named_values(entry: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
 
 def expect_close(actual: Any, expected: Any, tolerance: Mapping[str, float] | str, what: str) -> None:
     """Assert closeness in the sense of `numpy.allclose` with the tolerance of the data (or equality for "exact")."""
-    got = actual.detach().cpu().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
-    want = expected.numpy() if isinstance(expected, torch.Tensor) else np.asarray(expected)
+    got, want = _on_host(actual), _on_host(expected)
     assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
     if isinstance(tolerance, str):
         assert tolerance.startswith("exact"), f"{what}: unknown tolerance {tolerance!r}"
@@ -137,3 +136,7 @@ def expect_close(actual: Any, expected: Any, tolerance: Mapping[str, float] | st
     allowed = tolerance["atol"] + tolerance["rtol"] * np.abs(want.astype(np.float64))
     assert np.isfinite(got).all(), f"{what}: not finite"
     assert (difference <= allowed).all(), f"{what}: off by up to {difference.max():.3g}, allowed {tolerance}"
+
+
+def _on_host(values: Any) -> Array:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
