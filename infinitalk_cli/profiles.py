@@ -1,7 +1,8 @@
 """How a run is made: named sets of choices, and what the user wishes otherwise.
 
-A `Profile` holds every choice that trades time and memory for quality. It is frozen data: the table below, one rule
-that lays the user's wishes over a profile, and one that says what is wrong with the outcome.
+A `Profile` holds every choice that trades time and memory for quality; `profile_table` has them all. Here are the rules
+on them: one that finds a profile by name, one that lays a preset and the user's wishes over it, one that says what is
+wrong with the outcome. Which profile suits a machine is `profile_choice`'s matter.
 """
 
 from __future__ import annotations
@@ -10,45 +11,47 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any
 
 from infinitalk_cli.errors import InputError
+from infinitalk_cli.profile_table import (
+    PRESETS,
+    PROFILES,
+    SHIFT_OF_SIZE,
+    Dtype,
+    Engine,
+    Preset,
+    PresetName,
+    Profile,
+    Quant,
+    Size,
+)
 
-Engine = Literal["infinitetalk", "multitalk"]
-Quant = Literal["none", "fp8", "int8"]
-Size = Literal["480", "720", "demo"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+__all__ = [
+    "AUTO",
+    "PRESETS",
+    "PROFILES",
+    "SHIFT_OF_SIZE",
+    "Dtype",
+    "Engine",
+    "Preset",
+    "PresetName",
+    "Profile",
+    "Quant",
+    "Size",
+    "Wishes",
+    "find_preset",
+    "find_profile",
+    "profile_problems",
+    "settle",
+    "settled_origins",
+]
 
-SHIFT_OF_SIZE: dict[Size, float] = {"480": 7.0, "720": 11.0, "demo": 7.0}
-"""Schedule shift that the models were tuned for, by bucket set."""
+AUTO = "auto"
+"""The name that stands for the profile that suits the machine."""
 
 FRAMES_PER_LATENT = 4
 """The video VAE packs 4 frames into one latent frame, after a first one of its own: lengths are 4n + 1."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Every choice that trades time and memory for quality.
-
-    `size`: the set of picture sizes, by its short name. `chunk_frames`, `motion_frames`: frames denoised at once and
-    those carried into the next chunk, both 4n + 1; MultiTalk carries `multitalk_motion_frames`. Guidance scales: 1.0
-    means off. `dtype` "auto": bfloat16 on a GPU, float32 on a CPU. `demo_weights`: runs on the small weights that the
-    package makes by itself unless a weights folder is named.
-    """
-
-    name: str
-    description: str
-    size: Size = "480"
-    quant: Quant = "none"
-    chunk_frames: int = 81
-    motion_frames: int = 9
-    multitalk_motion_frames: int = 25
-    num_steps: int = 40
-    shift: float = 7.0
-    text_guidance_scale: float = 5.0
-    audio_guidance_scale: float = 4.0
-    dtype: Dtype = "auto"
-    demo_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Wishes:
 
     size: Size | None = None
     quant: Quant | None = None
+    num_persistent_param_in_dit: int | None = None
     chunk_frames: int | None = None
     motion_frames: int | None = None
     num_steps: int | None = None
@@ -65,40 +69,43 @@ class Wishes:
     audio_guidance_scale: float | None = None
 
 
-PROFILES: tuple[Profile, ...] = (
-    Profile(name="default", description="the models' own settings: 480 sizes, 40 steps, bfloat16 on a GPU"),
-    Profile(
-        name="demo",
-        description="every stage in seconds on a CPU, with small weights made on the spot",
-        size="demo",
-        chunk_frames=33,
-        multitalk_motion_frames=9,
-        num_steps=3,
-        demo_weights=True,
-    ),
-)
-
-
 def find_profile(name: str) -> Profile:
     """The profile of that name. Raises: InputError: naming the nearest ones."""
     by_name = {profile.name: profile for profile in PROFILES}
     if name in by_name:
         return by_name[name]
-    near = get_close_matches(name, by_name, n=1)
+    near = get_close_matches(name, [*by_name, AUTO], n=1)
     raise InputError(
         f"there is no profile {name!r}",
-        hint=f"did you mean {near[0]!r}?" if near else f"profiles: {', '.join(by_name)}",
+        hint=f"did you mean {near[0]!r}?" if near else f"profiles: {', '.join([AUTO, *by_name])}",
     )
 
 
-def settle(profile: Profile, wishes: Wishes, engine: Engine) -> Profile:
-    """Lay the wishes over a profile; what follows from a wish (the shift of another size) follows here."""
+def find_preset(name: str) -> Preset:
+    """The preset of that name. Raises: InputError: naming all."""
+    for preset in PRESETS:
+        if preset.name == name:
+            return preset
+    raise InputError(f"there is no preset {name!r}", hint=f"presets: {', '.join(preset.name for preset in PRESETS)}")
+
+
+def settle(profile: Profile, wishes: Wishes, engine: Engine, preset: Preset | None = None) -> Profile:
+    """Lay preset and wishes over a profile; what follows from a wish (the shift of another size) follows here."""
     motion_frames = profile.motion_frames if engine == "infinitetalk" else profile.multitalk_motion_frames
     size = wishes.size or profile.size
     shift = profile.shift if size == profile.size else SHIFT_OF_SIZE[size]
-    named = {field.name: getattr(wishes, field.name) for field in fields(wishes)}
-    said = {name: value for name, value in named.items() if value is not None}
-    return replace(profile, **{"motion_frames": motion_frames, "shift": shift, **said})
+    chosen: dict[str, Any] = {"motion_frames": motion_frames, "shift": shift}
+    return replace(profile, **{**chosen, **_preset_values(preset), **_said(wishes)})
+
+
+def settled_origins(profile: Profile, wishes: Wishes, preset: Preset | None, origins: dict[str, str]) -> dict[str, str]:
+    """Where each value of the settled profile comes from. `origins`: of the wishes and the preset, by field."""
+    found = {field.name: f"profile {profile.name}" for field in fields(Profile)}
+    if wishes.size not in (None, profile.size):
+        found["shift"] = f"size {wishes.size}"
+    if preset is not None:
+        found.update(dict.fromkeys(_preset_values(preset), f"preset {preset.name}"))
+    return {**found, **{name: origins.get(name, "option") for name in _said(wishes)}}
 
 
 def profile_problems(profile: Profile) -> Iterator[str]:
@@ -110,6 +117,9 @@ def profile_problems(profile: Profile) -> Iterator[str]:
             f"--motion-frames must be less than --frames, or no chunk adds a frame: "
             f"{profile.motion_frames} of {profile.chunk_frames}"
         )
+    persistent = profile.num_persistent_param_in_dit
+    if persistent is not None and persistent < 0:
+        yield f"--num-persistent-param-in-dit must be 0 or more, not {persistent}"
     if profile.num_steps < 1:
         yield f"--steps must be at least 1, not {profile.num_steps}"
     if not 0 < profile.shift < math.inf:
@@ -128,3 +138,16 @@ def _frame_count_problems(option: str, count: int, *, least: int) -> Iterator[st
     below = (count - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
     near = f"{below} or {below + FRAMES_PER_LATENT}" if below >= least else str(least)
     yield f"{option} must be 4n + 1 and at least {least}, such as {near}, not {count}"
+
+
+def _preset_values(preset: Preset | None) -> dict[str, Any]:
+    """The fields of a profile that a preset sets."""
+    if preset is None:
+        return {}
+    named = {field.name: getattr(preset, field.name) for field in fields(preset)}
+    return {name: value for name, value in named.items() if name not in ("name", "description") and value is not None}
+
+
+def _said(wishes: Wishes) -> dict[str, Any]:
+    named = {field.name: getattr(wishes, field.name) for field in fields(wishes)}
+    return {name: value for name, value in named.items() if value is not None}

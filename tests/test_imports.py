@@ -30,10 +30,30 @@ STORE = (
 )
 """Fetching, checking and keeping the weights."""
 
-DATA = ("errors", "progress", "job", "job_schema", "profiles", "request", "weights", "hardware*")
+DATA = (
+    "errors",
+    "progress",
+    "job",
+    "job_schema",
+    "profile*",
+    "estimate",
+    "settings_files",
+    "request",
+    "weights",
+    "hardware*",
+)
 """The shell's dataclasses and what makes them."""
 
-SHELL = (*DATA, "console", "options", "doctor*", "download_command", "weights_commands")
+SHELL = (
+    *DATA,
+    "console",
+    "options",
+    "run_choice",
+    "profiles_commands",
+    "doctor*",
+    "download_command",
+    "weights_commands",
+)
 
 ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*")
 
@@ -55,7 +75,7 @@ class Room:
 ROOMS = (
     Room(("", "errors", "progress"), inside=("*",)),
     Room(("__main__",), may=("main",)),
-    Room(("main",), may=("", *SHELL), inside=("runner", "demo", "bench", "web*")),
+    Room(("main",), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
     Room(("console",), may=("errors", "progress")),
     Room(("job", "job_schema"), may=("errors",)),
     Room(("weights",), may=("errors",)),
@@ -67,16 +87,20 @@ ROOMS = (
         inside=(*STORE, "weights_reports"),
     ),
     Room(("hardware*",), may=("errors",)),
-    Room(("profiles*",), may=("errors", "hardware*")),
+    Room(
+        ("profiles", "profile_table", "profile_choice", "settings_files", "estimate"),
+        may=("errors", "hardware*", "models.config"),
+    ),
+    Room(("profiles_commands",), may=("console", *DATA)),
     Room(("request",), may=("errors", "job", "profiles")),
-    Room(("options",), may=("errors", "job", "profiles", "request", "weights")),
-    Room(("doctor*",), may=("errors", "hardware*", "profiles", "weights")),
+    Room(("options", "run_choice"), may=DATA, inside=("manifest",)),
+    Room(("doctor*",), may=("console", *DATA), inside=("manifest", "weights_record", "weights_tree")),
     Room(("models*",), heavy=True),
     Room(("sampling*",), typing_only=("models*",), heavy=True),
     Room(("memory*",), may=("errors", "models.config"), heavy=True),
     Room(("media*",), may=("errors",), heavy=True),
-    Room(("runner", "run_progress", "networks", "demo*"), may=("", *DATA, *ENGINE_PACKAGES), heavy=True),
-    Room(("bench", "web*"), may=("", *SHELL, "runner"), heavy=True),
+    Room(("runner", "run_plan", "run_progress", "networks", "demo*"), may=("", *DATA, *ENGINE_PACKAGES), heavy=True),
+    Room(("bench", "web*"), may=("", *SHELL, "runner", "measure", "models*"), heavy=True),
 )
 
 

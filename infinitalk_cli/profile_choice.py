@@ -1,0 +1,235 @@
+"""Which profile suits a machine, and why: a pure function of what the machine has and what the user wishes.
+
+The row of the card is the start; then memory that is *free now* has its say, on the card and beside it:
+
+1. The card's own row, else one by its memory. A card that does not compute in fp8 takes 8-bit integers instead.
+2. Too little free on the GPU: fewer blocks stay there, then 8-bit weights in place of bfloat16.
+3. Too little RAM for the streamed blocks: more blocks stay on the GPU, if they fit there.
+4. What still doesn't fit is said in numbers (`shortfall`), with the nearest wishes that would fit.
+
+The arithmetic is `estimate`'s, so the choice and the figures printed before a run can't disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from infinitalk_cli.estimate import (
+    JobShape,
+    block_bytes,
+    find_card,
+    persistent_parameters,
+    ram_bytes,
+    resident_blocks,
+    vram_bytes,
+)
+from infinitalk_cli.hardware import BF16_CAPABILITY, Gpu, Hardware, choose_gpu, usable_ram_bytes
+from infinitalk_cli.models.config import DiTConfig
+from infinitalk_cli.profile_table import PROFILE_OF_MEMORY, Preset, Profile, Quant, Size
+from infinitalk_cli.profiles import Wishes, find_profile, settle
+
+GIB = 1 << 30
+PUBLISHED_BLOCKS = 40
+
+OLDEST_CAPABILITY = (7, 0)
+"""Volta: what current torch builds still compute on."""
+
+FP8_CAPABILITY = (8, 9)
+"""Ada: the first compute capability that multiplies in fp8."""
+
+LARGEST_SHAPE: dict[Size, tuple[int, int]] = {"480": (640, 640), "720": (960, 960), "demo": (64, 64)}
+"""(width, height) of the picture with the most pixels of each set, or near it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A profile for a machine. `profile`: settled. `reasons`: why, one sentence each, in order.
+
+    `gpu`: None to run on the CPU. `shortfall`: what it lacks, "" if it fits; `remedy`: what would fit then.
+    """
+
+    profile: Profile
+    gpu: Gpu | None
+    reasons: tuple[str, ...]
+    shortfall: str = ""
+    remedy: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run can start."""
+        return not self.shortfall
+
+
+def choose_profile(
+    hardware: Hardware,
+    wishes: Wishes | None = None,
+    *,
+    gpu_wish: str | None = None,
+    preset: Preset | None = None,
+    shape: JobShape | None = None,
+) -> Choice:
+    """The profile for this machine. `shape`: of the job, None for the largest picture of the wished size.
+
+    Raises: InputError, EnvironmentUnfitError: for a `gpu_wish` that names no usable device.
+    """
+    wishes, gpu = wishes or Wishes(), choose_gpu(hardware, gpu_wish)
+    if gpu is None:
+        return _without_gpu(_why_no_gpu(hardware))
+    if gpu.capability is not None and gpu.capability < OLDEST_CAPABILITY:
+        return _without_gpu(f"{gpu.name} has compute capability {_dotted(gpu.capability)}; torch needs 7.0 or newer")
+    base, reasons = _row(gpu)
+    return fit(base, hardware, gpu, wishes, preset=preset, shape=shape, reasons=reasons)
+
+
+def fit(
+    base: Profile,
+    hardware: Hardware,
+    gpu: Gpu,
+    wishes: Wishes,
+    *,
+    preset: Preset | None = None,
+    shape: JobShape | None = None,
+    reasons: Sequence[str] = (),
+) -> Choice:
+    """`base` with what the memory asks for: first as it is, then with less. A wish is never overruled."""
+    told = list(reasons)
+    for profile, why in _rungs(base, wishes, gpu):
+        found = _fitted(settle(profile, wishes, "infinitetalk", preset), wishes, hardware, gpu, shape)
+        if found is not None:
+            fitted, reason = found
+            told += [text for text in (why, reason) if text]
+            return Choice(fitted, gpu, tuple(told))
+    last = settle(list(_rungs(base, wishes, gpu))[-1][0], wishes, "infinitetalk", preset)
+    shortfall = memory_shortfall(last, hardware, gpu, shape)
+    return Choice(last, gpu, tuple(told), shortfall, _remedy(last, hardware, gpu))
+
+
+def memory_shortfall(
+    profile: Profile,
+    hardware: Hardware,
+    gpu: Gpu | None,
+    shape: JobShape | None = None,
+    sizes: DiTConfig | None = None,
+) -> str:
+    """What a settled profile lacks on this machine, with the number needed; "" if it fits."""
+    shape = shape or shape_of(profile)
+    sizes_given = {} if sizes is None else {"sizes": sizes}
+    lacks: list[str] = []
+    resident = 0
+    if gpu is not None and gpu.free_bytes is not None:
+        resident = resident_blocks(profile, shape, gpu.free_bytes, **sizes_given)
+        need = vram_bytes(shape, profile, resident, **sizes_given)
+        if need > gpu.free_bytes:
+            lacks.append(f"needs {_gb(need)} of GPU memory, {_gb(gpu.free_bytes)} of {gpu.name} are free")
+    need, usable = ram_bytes(profile, resident, on_gpu=gpu is not None, **sizes_given), usable_ram_bytes(hardware)
+    if need > usable:
+        lacks.append(f"needs {_gb(need)} of RAM, {_gb(usable)} are free{_limit(hardware)}")
+    return " and ".join(lacks)
+
+
+def shape_of(profile: Profile) -> JobShape:
+    """A job of one chunk at the largest picture of the profile's size."""
+    width, height = LARGEST_SHAPE[profile.size]
+    return JobShape(width, height, profile.chunk_frames)
+
+
+def _without_gpu(reason: str) -> Choice:
+    return Choice(find_profile("demo"), None, (reason, "the demo profile runs on a CPU, with small weights of its own"))
+
+
+def _why_no_gpu(hardware: Hardware) -> str:
+    if hardware.driver.problem not in ("", "no_library", "not_loaded", "no_package"):
+        return f"the NVIDIA driver does not answer ({hardware.driver.detail})"
+    if hardware.gpus and hardware.cuda_visible_devices is not None:
+        return f"CUDA_VISIBLE_DEVICES={hardware.cuda_visible_devices!r} hides every GPU"
+    if hardware.gpus:
+        return "no GPU answers"
+    return "this machine shows no NVIDIA GPU"
+
+
+def _row(gpu: Gpu) -> tuple[Profile, list[str]]:
+    """The row of a card and why it is this one."""
+    card = find_card(gpu)
+    if card is not None:
+        profile, why = find_profile(card.profile), f"{gpu.name} has a row of its own"
+    else:
+        gib = (gpu.total_bytes or 0) / GIB
+        profile = find_profile(next(name for least, name in PROFILE_OF_MEMORY if gib >= least))
+        why = f"{gpu.name} has no row of its own; by its {gib:.0f} GiB"
+    reasons = [why]
+    if profile.quant == "fp8" and gpu.capability is not None and gpu.capability < FP8_CAPABILITY:
+        profile = replace(profile, quant="int8")
+        reasons.append(f"compute capability {_dotted(gpu.capability)} has no fp8 arithmetic: 8-bit integers")
+    if gpu.capability is not None and gpu.capability < BF16_CAPABILITY:
+        reasons.append(f"compute capability {_dotted(gpu.capability)} emulates bfloat16: expect it to be slow")
+    return profile, reasons
+
+
+def _rungs(base: Profile, wishes: Wishes, gpu: Gpu) -> Iterator[tuple[Profile, str]]:
+    """What to try in turn, with why a rung was needed."""
+    quant = base.quant if base.quant != "none" or wishes.quant is not None else _eight_bits(gpu)
+    yield base, ""
+    if base.num_persistent_param_in_dit != 0:
+        yield replace(base, num_persistent_param_in_dit=None), "as many blocks stay on the GPU as its free memory holds"
+    if base.quant == "none" and wishes.quant is None:
+        smaller = replace(base, quant=quant, num_persistent_param_in_dit=None)
+        yield smaller, "bfloat16 weights do not fit: 8-bit ones"
+    if base.num_persistent_param_in_dit != 0:
+        yield replace(base, quant=quant, num_persistent_param_in_dit=0), "every block is streamed"
+
+
+def _fitted(
+    profile: Profile, wishes: Wishes, hardware: Hardware, gpu: Gpu, shape: JobShape | None
+) -> tuple[Profile, str] | None:
+    """The profile if it fits, with more resident blocks if RAM asks for them; and why."""
+    if not memory_shortfall(profile, hardware, gpu, shape):
+        return profile, ""
+    if wishes.num_persistent_param_in_dit is not None:
+        return None
+    missing = ram_bytes(profile, 0) - usable_ram_bytes(hardware)
+    needed = min(PUBLISHED_BLOCKS, -(-missing // block_bytes(profile.quant)))
+    if needed <= 0:
+        return None
+    more = replace(profile, num_persistent_param_in_dit=persistent_parameters(needed))
+    if memory_shortfall(more, hardware, gpu, shape):
+        return None
+    return more, f"RAM is short: {needed} of {PUBLISHED_BLOCKS} blocks stay on the GPU"
+
+
+def _remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
+    """The nearest thing that fits: weights of 8 bits, then the smaller size, else the demo."""
+    tries = [(replace(profile, num_persistent_param_in_dit=0), "--num-persistent-param-in-dit 0")]
+    if profile.quant == "none":
+        quant = _eight_bits(gpu)
+        tries.append((replace(tries[0][0], quant=quant), f"--quant {quant}"))
+    if profile.size == "720":
+        tries.append((replace(tries[-1][0], size="480"), f"{tries[-1][1]} --size 480"))
+    for smaller, words in tries:
+        if not memory_shortfall(smaller, hardware, gpu):
+            return f"this fits: {words}"
+    if gpu.free_bytes is not None and gpu.total_bytes is not None and gpu.total_bytes - gpu.free_bytes > GIB:
+        return "other programs hold GPU memory: `talk doctor` names them; --profile demo fits"
+    return "--profile demo fits: small weights of its own"
+
+
+def _eight_bits(gpu: Gpu) -> Quant:
+    """The 8-bit form that a card computes in; one that does not tell is taken for a new one."""
+    return "int8" if gpu.capability is not None and gpu.capability < FP8_CAPABILITY else "fp8"
+
+
+def _limit(hardware: Hardware) -> str:
+    """Who limits the RAM, if it is not the machine itself."""
+    if hardware.ram.cgroup is not None and hardware.ram.cgroup.room_bytes <= hardware.ram.available_bytes:
+        return f" under the limit of the control group {hardware.ram.cgroup.folder}"
+    if hardware.system.wsl is not None:
+        return " in WSL: `memory` in .wslconfig sets it"
+    return ""
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
