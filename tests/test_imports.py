@@ -33,6 +33,7 @@ STORE = (
 DATA = (
     "errors",
     "progress",
+    "interrupts",
     "job",
     "job_schema",
     "profile*",
@@ -73,7 +74,7 @@ class Room:
 
 
 ROOMS = (
-    Room(("", "errors", "progress"), inside=("*",)),
+    Room(("", "errors", "progress", "interrupts"), inside=("*",)),
     Room(("__main__",), may=("main",)),
     Room(("main",), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
     Room(("console",), may=("errors", "progress")),
@@ -99,7 +100,7 @@ ROOMS = (
     Room(("sampling*",), typing_only=("models*",), heavy=True),
     Room(("memory*",), may=("errors", "models.config"), heavy=True),
     Room(("media*",), may=("errors",), heavy=True),
-    Room(("runner", "run_plan", "run_progress", "networks", "demo*"), may=("", *DATA, *ENGINE_PACKAGES), heavy=True),
+    Room(("runner", "run_plan", "run_progress", "networks", "measure", "demo*"), may=("", *DATA, *ENGINE_PACKAGES), heavy=True),
     Room(("bench", "web*"), may=("", *SHELL, "runner", "measure", "models*"), heavy=True),
 )
 
