@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,8 +22,17 @@ from tokenizers import Tokenizer
 
 from infinitalk_cli import demo
 from infinitalk_cli.demo import ensure_demo_weights, rule_digest, rule_tensor, tree_names, write_tree
-from infinitalk_cli.demo_layout import BASE, SPEECH, TOKENIZER, demo_manifest
+from infinitalk_cli.demo_layout import BASE, SIZES, SPEECH, TOKENIZER, demo_manifest
 from infinitalk_cli.errors import EnvironmentUnfitError
+from infinitalk_cli.job import read_job
+from infinitalk_cli.networks import (
+    build_audio_encoder,
+    build_dit,
+    build_image_encoder,
+    build_text_encoder,
+    build_vae,
+)
+from infinitalk_cli.weights import Engine, locate
 from tests.parity.reference import manifest as reference_manifest
 
 SMALL: Mapping[str, Any] = {
@@ -252,3 +263,78 @@ def test_two_processes_at_once_agree(demo_weights: Path, tmp_path: Path) -> None
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == [demo_weights.name]
     assert folder_digest(tmp_path / demo_weights.name) == folder_digest(demo_weights)
+
+
+def test_every_network_loads_from_the_demo_weights(demo_weights: Path) -> None:
+    """One speaker, two speakers and MultiTalk; the loaders are strict, so a wrong name or shape fails."""
+    kinds: list[tuple[int, Engine]] = [(1, "infinitetalk"), (2, "infinitetalk"), (2, "multitalk")]
+    for num_speakers, engine in kinds:
+        files = locate(demo_weights, num_speakers=num_speakers, engine=engine)
+        assert build_dit(files, dtype=torch.float32).config.num_layers == SIZES.dit_layers
+    files = locate(demo_weights, num_speakers=1)
+    assert build_text_encoder(files, dtype=torch.float32).encode("Hello").shape == (7, SIZES.text_dim)
+    assert build_image_encoder(files, dtype=torch.float32).encode(torch.zeros(1, 3, 32, 32)).shape == (1, 257, 1280)
+    assert build_audio_encoder(files).embed(torch.rand(16000) - 0.5).shape == (25, 12, 768)
+
+
+def test_signals_neither_vanish_nor_saturate(demo_weights: Path) -> None:
+    files = locate(demo_weights, num_speakers=1)
+    generator = torch.Generator().manual_seed(1)
+    vae, dit = build_vae(files), build_dit(files, dtype=torch.float32)
+    with torch.inference_mode():
+        frames = vae.decode(torch.randn(1, 16, 3, 4, 4, generator=generator))
+        context = dit.embed_context(
+            torch.randn(5, SIZES.text_dim, generator=generator), torch.randn(1, 257, 1280, generator=generator)
+        )
+        audio = dit.embed_audio(torch.randn(1, 9, 5, 12, 768, generator=generator))
+        noise, condition = (torch.randn(1, channels, 3, 4, 4, generator=generator) for channels in (16, 20))
+        velocity = dit(noise, condition, torch.tensor(500.0), context, audio)
+    assert 0.1 < frames.std() < 0.7
+    assert (frames.abs() > 0.99).float().mean() < 0.05
+    assert 0.3 < velocity.std() < 3.0
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.parametrize(
+    ("name", "num_speakers", "is_video"),
+    [("single.json", 1, False), ("two_speakers.json", 2, False), ("dub_video.json", 1, True)],
+)
+def test_example_is_a_good_job(name: str, num_speakers: int, is_video: bool) -> None:
+    job = read_job(EXAMPLES / name)
+    assert (job.num_speakers, job.is_video) == (num_speakers, is_video)
+    with av.open(str(job.reference)) as container:
+        picture = next(container.decode(video=0))
+    for speaker in job.speakers:
+        assert speaker.audio is not None
+        with av.open(str(speaker.audio)) as container:
+            sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+            assert 2.5 < sound.shape[1] / container.streams.audio[0].rate < 6.0
+        assert sound.std() > 500  # speech, not silence, in 16-bit steps
+        if speaker.box is not None:
+            assert 0 <= speaker.box.left < speaker.box.right <= picture.width
+            assert 0 <= speaker.box.top < speaker.box.bottom <= picture.height
+
+
+def test_dubbing_example_is_as_long_as_its_speech() -> None:
+    job = read_job(EXAMPLES / "dub_video.json")
+    assert job.speakers[0].audio is not None
+    lengths: list[float] = []
+    for path in (job.reference, job.speakers[0].audio):
+        with av.open(str(path)) as container:
+            assert container.duration is not None
+            lengths.append(container.duration / av.time_base)
+    assert lengths[0] >= lengths[1]
+
+
+def test_example_files_stay_small() -> None:
+    sizes = {path.name: path.stat().st_size for path in (EXAMPLES / "media").iterdir()}
+    assert sizes
+    assert all(size <= 300_000 for size in sizes.values()), sizes
+
+
+def test_every_example_file_is_explained() -> None:
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for path in [*EXAMPLES.glob("*.json"), *(EXAMPLES / "media").glob("*.[jm]p*")]:
+        assert path.name in readme
