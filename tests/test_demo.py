@@ -336,5 +336,5 @@ def test_example_files_stay_small() -> None:
 
 def test_every_example_file_is_explained() -> None:
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for path in [*EXAMPLES.glob("*.json"), *(EXAMPLES / "media").glob("*.[jm]p*")]:
+    for path in [*EXAMPLES.glob("*.json"), *(EXAMPLES / "media").iterdir()]:
         assert path.name in readme
