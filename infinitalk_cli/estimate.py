@@ -222,6 +222,8 @@ def vram_bytes(shape: JobShape, profile: Profile, num_resident: int, sizes: DiTC
     block = block_bytes(profile.quant, sizes)
     stays = num_resident * block
     slots = 2 * block if num_resident < sizes.num_layers else 0
+    if not slots and sizes == PUBLISHED:
+        stays += IMAGE_ENCODER_BYTES + VAE_BYTES  # with the whole transformer the other networks stay, too
     passes = stays + slots + outside_bytes(sizes) + working_bytes(shape, profile.chunk_frames, sizes)
     decoding = stays + (outside_bytes(sizes) if num_resident else 0) + decoding_bytes(shape)
     text = TEXT_ENCODER_BYTES[profile.quant] if sizes == PUBLISHED else 0
@@ -229,16 +231,17 @@ def vram_bytes(shape: JobShape, profile: Profile, num_resident: int, sizes: DiTC
 
 
 def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True) -> int:
-    """Peak in main memory: streamed blocks live there, resident ones don't; the text encoder is gone before they come.
+    """Peak in main memory: the text encoder is gone before the transformer comes.
 
-    On a CPU everything is in float32.
+    A transformer that stays on the GPU is read straight into it; to be streamed it is first in RAM as a whole, and one
+    block of it twice. On a CPU everything is in float32.
     """
     if not on_gpu:
         blocks = 4 * (sizes.num_layers * block_parameters(sizes) + outside_bytes(sizes) // 2)
         text = 4 * TEXT_ENCODER_PARAMETERS if sizes == PUBLISHED else 0
         encoders = 2 * IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES if sizes == PUBLISHED else 0
         return PROGRAM_BYTES + max(blocks + encoders, text)
-    streamed = (sizes.num_layers - num_resident) * block_bytes(profile.quant, sizes)
+    streamed = (sizes.num_layers + 1) * block_bytes(profile.quant, sizes) if num_resident < sizes.num_layers else 0
     if sizes != PUBLISHED:
         return PROGRAM_BYTES + streamed
     encoders = IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES

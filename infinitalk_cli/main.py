@@ -1,5 +1,7 @@
 """The `talk` command: options in, one call per command, errors out as exit codes."""
 
+import json
+import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -8,8 +10,14 @@ import typer
 from infinitalk_cli import __version__
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.download_command import download
-from infinitalk_cli.options import GenerateOptions, build_request, taking
+from infinitalk_cli.errors import InputError
+from infinitalk_cli.estimate import Estimate, JobShape
+from infinitalk_cli.hardware import cuda_environment
+from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run, taking
+from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.request import GenerateRequest, GenerateResult
+from infinitalk_cli.run_choice import RunChoice, estimate_run, read_sizes, refuse_misfit
+from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text
 from infinitalk_cli.weights_commands import weights_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -47,8 +55,13 @@ def generate(options: GenerateOptions) -> None:
     """
     console = Console(quiet=options.quiet, as_json=options.as_json)
     with errors_as_exit_codes(console):
-        request = build_request(options)
-        for note in notes(request):
+        prepared = prepare_run(options)
+        request = prepared.request
+        if options.dry_run:
+            show_plan(prepared, console)
+            return
+        bind_gpu(prepared.choice)
+        for note in (*notes(request), *predictions(prepared)):
             console.note(note)
         from infinitalk_cli import runner  # torch loads here, after the input is known to be good
 
@@ -56,6 +69,94 @@ def generate(options: GenerateOptions) -> None:
             result = runner.generate(request, on_progress=on_progress, on_note=console.note)
         console.note(closing_note(request, result))
         console.result(str(result.output), result_record(request, result))
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[WHAT]...",
+            help="ceilings, vae, color, or a way to run the transformer: bf16, fp8, int8, each with -streamed, -plain, "
+            "-two-speakers.",
+            show_default="ceilings bf16 fp8",
+        ),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Of the real size; times don't depend on their values.")
+    ] = False,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "448x896",
+    repeats: Annotated[int, typer.Option(help="Times to measure each.", min=1)] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cuda",
+    tiny: Annotated[bool, typer.Option("--tiny", help="Small networks, to try the command.")] = False,
+) -> None:
+    """Time the networks on this machine: a table, then one line of JSON.
+
+    \b
+    Examples:
+    talk bench --random-weights
+    talk bench --random-weights fp8 fp8-streamed --size 704x1280
+    talk bench --random-weights --tiny --device cpu bf16
+    """
+    console = Console()
+    with errors_as_exit_codes(console):
+        if not random_weights:
+            raise InputError("bench measures with random weights only", hint="add --random-weights")
+        height, _, width = size.partition("x")
+        if (
+            not (height.isdecimal() and width.isdecimal())
+            or int(height) % 16
+            or int(width) % 16
+            or "0" in (height, width)
+        ):
+            raise InputError(f"--size must be height x width, multiples of 16 such as 448x896, not {size!r}")
+        from infinitalk_cli.bench import BenchWishes, result_line, run_bench  # torch loads here
+
+        chosen = tuple(names or ("ceilings", "bf16", "fp8"))
+        wishes = BenchWishes(chosen, int(height), int(width), repeats, device, is_tiny=tiny)
+        record = run_bench(wishes, lambda found: console.note(result_line(found)))
+        console.result(json.dumps(record), record)
+
+
+def show_plan(prepared: PreparedRun, console: Console) -> None:
+    """What would run, as the result; a run that can't fit is refused here too."""
+    from infinitalk_cli.run_plan import plan_job
+
+    planned = plan_job(prepared.request)
+    found, lines = predict(prepared, planned.shape)
+    text = plan_text(prepared.choice, planned, found, lines)
+    console.result(text, plan_record(prepared.choice, planned, found))
+
+
+def predictions(prepared: PreparedRun) -> list[str]:
+    """Why this profile, and what the run will take. Raises: DoesNotFitError: if it can't run here."""
+    if prepared.request.weights_dir is None or read_sizes(prepared.request.weights_dir) is None:
+        return []
+    from infinitalk_cli.run_plan import plan_job
+
+    _, lines = predict(prepared, plan_job(prepared.request).shape)
+    return [choice_line(prepared.choice), *lines]
+
+
+def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, list[str]]:
+    """The estimate and how it reads; nothing for the demo. Raises: DoesNotFitError: if the run can't fit."""
+    request, choice = prepared.request, prepared.choice
+    sizes = read_sizes(request.weights_dir) if request.weights_dir else None
+    if sizes is None:
+        return None, []
+    refuse_misfit(choice, request.profile, shape, sizes)
+    found = estimate_run(choice, request.profile, shape, sizes)
+    faster_s = None
+    if found.seconds is not None and found.seconds > LONG_RUN_S and not request.profile.lora:
+        fast = settle(request.profile, choice.said.wishes, request.engine, find_preset("fast"))
+        faster_s = estimate_run(choice, fast, shape, sizes).seconds
+    return found, estimate_lines(found, shape, faster_s)
+
+
+def bind_gpu(choice: RunChoice) -> None:
+    """Tie torch, which is not there yet, to the chosen GPU. Where --device names one, the user has done so."""
+    if choice.gpu is not None and choice.said.device == AUTO:
+        os.environ.update(cuda_environment(choice.hardware, choice.gpu))
 
 
 def notes(request: GenerateRequest) -> list[str]:

@@ -6,25 +6,33 @@ loading of torch.
 """
 
 import inspect
+import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from infinitalk_cli.errors import InputError
+from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.job import Job, job_from_flags, read_job
-from infinitalk_cli.profiles import Wishes, find_profile, settle
-from infinitalk_cli.request import GenerateRequest, check_request, parse_lora
-from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
+from infinitalk_cli.profiles import AUTO, Profile
+from infinitalk_cli.profiles import Quant as WeightsForm
+from infinitalk_cli.request import GenerateRequest, LoraFile, check_request, parse_lora
+from infinitalk_cli.run_choice import RunChoice, Said, choose_run, refuse_gpuless, with_quant
+from infinitalk_cli.settings_files import KEYS, Setting, read_settings
+from infinitalk_cli.weights import WeightFiles, choose_engine, find_weights_dir, locate
 
 DEFAULT_PROMPT = "A person talks to the camera."
 DEFAULT_TEACACHE_THRESHOLD = 0.2
 LARGEST_RANDOM_SEED = 2**31
 """A random seed stays short enough to be typed again."""
+
+OPTION_OF_KEY = {"steps": "num_steps"}
+"""Fields of `GenerateOptions` whose name is not the setting's."""
 
 INPUT, OUTPUT, SAMPLING, MACHINE, TUNING = "Input", "Output", "Quality and speed", "Weights and machine", "Fine tuning"
 
@@ -56,6 +64,14 @@ class Engine(str, Enum):
 
     infinitetalk = "infinitetalk"
     multitalk = "multitalk"
+
+
+class PresetName(str, Enum):
+    """Speed against quality."""
+
+    quality = "quality"
+    balanced = "balanced"
+    fast = "fast"
 
 
 @dataclass(frozen=True)
@@ -112,9 +128,22 @@ class GenerateOptions:
     crf: Annotated[int, typer.Option(help="H.264 quality: 0 lossless, 51 worst.", rich_help_panel=OUTPUT)] = 17
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the path alone.", rich_help_panel=OUTPUT)] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, and start nothing.", rich_help_panel=OUTPUT)
+    ] = False
     profile: Annotated[
-        str, typer.Option(help="default, or demo: small built-in weights.", rich_help_panel=SAMPLING)
-    ] = "default"
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A card's, such as rtx-4090; demo: small built-in weights. `talk profiles ls` has all.",
+            show_default="auto: what suits this machine",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="How long it may take.", show_default="the profile's steps", rich_help_panel=SAMPLING),
+    ] = None
     size: Annotated[Size | None, typer.Option(help="Set of picture sizes.", rich_help_panel=SAMPLING)] = None
     num_steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.", rich_help_panel=SAMPLING)] = None
     seed: Annotated[int, typer.Option(help="Of the noise; -1 for a random one.", rich_help_panel=SAMPLING)] = 42
@@ -145,7 +174,22 @@ class GenerateOptions:
     engine: Annotated[
         Engine | None, typer.Option(help="Whose loop.", show_default="the weights' own", rich_help_panel=MACHINE)
     ] = None
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Number or UUID of the GPU.", show_default="the fittest", rich_help_panel=MACHINE
+        ),
+    ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)] = "auto"
+    num_persistent_param_in_dit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Parameters of the transformer that stay on the GPU; the others are streamed. 0: least memory.",
+            show_default="as many as fit",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
     shift: Annotated[float | None, typer.Option(help="Schedule shift.", rich_help_panel=TUNING)] = None
     text_guidance: Annotated[
         float | None, typer.Option(help="Text guidance scale; 1 is off, and faster.", rich_help_panel=TUNING)
@@ -186,24 +230,35 @@ def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
     return wrap
 
 
-def build_request(options: GenerateOptions) -> GenerateRequest:
+@dataclass(frozen=True)
+class PreparedRun:
+    """A request that is ready to start, and how its profile was chosen."""
+
+    request: GenerateRequest
+    choice: RunChoice
+
+
+def prepare_run(options: GenerateOptions) -> PreparedRun:
     """Check everything that the user said and settle what was left open; writes nothing.
 
-    Raises: InputError: for the job or the options. WeightsError: if files are missing.
+    Raises: InputError: for the job or the options. WeightsError: if files are missing. EnvironmentUnfitError: if the
+    machine has no GPU and the user did not say to go without.
     """
     job = read_options_job(options)
-    profile, wishes = find_profile(options.profile), options_wishes(options)
-    quant = wishes.quant or profile.quant
-    demo = profile.demo_weights and options.weights_dir is None
+    run = choose_run(options_said(options), detect_hardware())
+    demo = run.base.demo_weights and options.weights_dir is None
     weights_dir = None if demo else find_weights_dir(options.weights_dir)
+    run = _with_weights_there(run, weights_dir, job)
+    quant = run.profile("infinitetalk").quant
     engine = options.engine.value if options.engine else "infinitetalk"
     if options.engine is None and weights_dir is not None:
         engine = choose_engine(weights_dir, num_speakers=job.num_speakers, quant=quant)
     threshold = DEFAULT_TEACACHE_THRESHOLD if options.teacache else None
+    profile = run.profile(engine)
     request = GenerateRequest(
         job=job,
         output=options.output,
-        profile=settle(profile, wishes, engine),
+        profile=profile,
         engine=engine,
         weights_dir=weights_dir,
         overwrite=options.overwrite,
@@ -216,11 +271,58 @@ def build_request(options: GenerateOptions) -> GenerateRequest:
         step_cache_threshold=threshold if options.teacache_threshold is None else options.teacache_threshold,
         color_strength=options.color_strength,
         reference_by_index=options.reference_by_index,
+        resident_parameters=profile.num_persistent_param_in_dit,
     )
     check_request(request)
+    refuse_gpuless(run)
     if weights_dir is not None:
-        locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
-    return request
+        files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
+        request = replace(request, loras=request.loras or preset_loras(profile, files, weights_dir))
+    return PreparedRun(request, run)
+
+
+def options_said(options: GenerateOptions) -> Said:
+    """What options, environment and files say, the nearest of each."""
+    settings = read_settings(os.environ, Path.cwd())
+    for key in KEYS:
+        value = getattr(options, OPTION_OF_KEY.get(key, key))
+        if value is not None:
+            option = "--" + key.replace("_", "-")
+            settings[key] = Setting(value.value if isinstance(value, Enum) else value, option)
+    return Said(settings, options.device)
+
+
+def preset_loras(profile: Profile, files: WeightFiles, weights_dir: Path) -> tuple[LoraFile, ...]:
+    """The LoRA of the preset. Raises: WeightsError: if it is not there, with the command that fetches it."""
+    if not profile.lora or files.dit_shards[0].stem.endswith("_lora"):  # an 8-bit file that has one in it already
+        return ()
+    from infinitalk_cli.manifest import LORAS
+
+    path = weights_dir / LORAS[profile.lora].place
+    if not path.is_file():
+        raise WeightsError(
+            f"the preset's LoRA is missing: {path}",
+            hint=f"talk download --quant {files.quant} --lora {profile.lora} fetches it",
+        )
+    return (LoraFile(path, profile.lora_scale),)
+
+
+def _with_weights_there(run: RunChoice, weights_dir: Path | None, job: Job) -> RunChoice:
+    """Of the forms of the weights that fit, the one that is there, if the preferred one is not."""
+    preferred = run.profile("infinitetalk").quant
+    if weights_dir is None or run.gpu is None or run.base.demo_weights or "quant" in run.said.settings:
+        return run
+    if "profile" in run.said.settings and run.said.value("profile") != AUTO:
+        return run
+    forms: tuple[WeightsForm, ...] = (preferred, *(form for form in ("fp8", "int8", "none") if form != preferred))
+    for form in forms:
+        try:
+            locate(weights_dir, num_speakers=job.num_speakers, quant=form)
+        except WeightsError:
+            continue
+        other = run if form == preferred else with_quant(run, form)
+        return other if other.choice.fits or form == preferred else run
+    return run
 
 
 def read_options_job(options: GenerateOptions) -> Job:
@@ -243,17 +345,3 @@ def read_options_job(options: GenerateOptions) -> Job:
         )
     texts = {"prompt": options.prompt, "negative_prompt": options.negative_prompt, "audio_type": audio_type}
     return read_job(options.input_json, {name: text for name, text in texts.items() if text is not None})
-
-
-def options_wishes(options: GenerateOptions) -> Wishes:
-    """What the options say about the profile."""
-    return Wishes(
-        size=options.size.value if options.size else None,
-        quant=options.quant.value if options.quant else None,
-        chunk_frames=options.frames,
-        motion_frames=options.motion_frames,
-        num_steps=options.num_steps,
-        shift=options.shift,
-        text_guidance_scale=options.text_guidance,
-        audio_guidance_scale=options.audio_guidance,
-    )

@@ -4,7 +4,7 @@ The row of the card is the start; then memory that is *free now* has its say, on
 
 1. The card's own row, else one by its memory. A card that does not compute in fp8 takes 8-bit integers instead.
 2. Too little free on the GPU: fewer blocks stay there, then 8-bit weights in place of bfloat16.
-3. Too little RAM for the streamed blocks: more blocks stay on the GPU, if they fit there.
+3. Too little RAM to stream from: all blocks stay on the GPU, if they fit there.
 4. What still doesn't fit is said in numbers (`shortfall`), with the nearest wishes that would fit.
 
 The arithmetic is `estimate`'s, so the choice and the figures printed before a run can't disagree.
@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 from infinitalk_cli.estimate import (
     JobShape,
-    block_bytes,
     find_card,
     persistent_parameters,
     ram_bytes,
@@ -102,7 +101,7 @@ def fit(
             return Choice(fitted, gpu, tuple(told))
     last = settle(list(_rungs(base, wishes, gpu))[-1][0], wishes, "infinitetalk", preset)
     shortfall = memory_shortfall(last, hardware, gpu, shape)
-    return Choice(last, gpu, tuple(told), shortfall, _remedy(last, hardware, gpu))
+    return Choice(last, gpu, tuple(told), shortfall, remedy(last, hardware, gpu))
 
 
 def memory_shortfall(
@@ -182,22 +181,26 @@ def _rungs(base: Profile, wishes: Wishes, gpu: Gpu) -> Iterator[tuple[Profile, s
 def _fitted(
     profile: Profile, wishes: Wishes, hardware: Hardware, gpu: Gpu, shape: JobShape | None
 ) -> tuple[Profile, str] | None:
-    """The profile if it fits, with more resident blocks if RAM asks for them; and why."""
+    """The profile if it fits, wholly on the GPU if RAM is too short to stream from; and why."""
     if not memory_shortfall(profile, hardware, gpu, shape):
-        return profile, ""
-    if wishes.num_persistent_param_in_dit is not None:
+        return _counted(profile, gpu, shape), ""
+    whole = replace(profile, num_persistent_param_in_dit=None)
+    if wishes.num_persistent_param_in_dit is not None or memory_shortfall(whole, hardware, gpu, shape):
         return None
-    missing = ram_bytes(profile, 0) - usable_ram_bytes(hardware)
-    needed = min(PUBLISHED_BLOCKS, -(-missing // block_bytes(profile.quant)))
-    if needed <= 0:
-        return None
-    more = replace(profile, num_persistent_param_in_dit=persistent_parameters(needed))
-    if memory_shortfall(more, hardware, gpu, shape):
-        return None
-    return more, f"RAM is short: {needed} of {PUBLISHED_BLOCKS} blocks stay on the GPU"
+    return _counted(whole, gpu, shape), "RAM is too short to stream from: the blocks stay on the GPU"
 
 
-def _remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
+def _counted(profile: Profile, gpu: Gpu, shape: JobShape | None) -> Profile:
+    """With the number of parameters that stay, where it is not all of them."""
+    if profile.num_persistent_param_in_dit is not None or gpu.free_bytes is None:
+        return profile
+    num_resident = resident_blocks(profile, shape or shape_of(profile), gpu.free_bytes)
+    if num_resident == PUBLISHED_BLOCKS:
+        return profile
+    return replace(profile, num_persistent_param_in_dit=persistent_parameters(num_resident))
+
+
+def remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
     """The nearest thing that fits: weights of 8 bits, then the smaller size, else the demo."""
     tries = [(replace(profile, num_persistent_param_in_dit=0), "--num-persistent-param-in-dit 0")]
     if profile.quant == "none":
@@ -208,8 +211,9 @@ def _remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
     for smaller, words in tries:
         if not memory_shortfall(smaller, hardware, gpu):
             return f"this fits: {words}"
-    if gpu.free_bytes is not None and gpu.total_bytes is not None and gpu.total_bytes - gpu.free_bytes > GIB:
-        return "other programs hold GPU memory: `talk doctor` names them; --profile demo fits"
+    held = (gpu.total_bytes or 0) - (gpu.free_bytes or 0)
+    if held > GIB and vram_bytes(shape_of(profile), profile, 0) > (gpu.free_bytes or 0):
+        return f"other programs hold {_gb(held)} of GPU memory, `talk doctor` names them; --profile demo fits"
     return "--profile demo fits: small weights of its own"
 
 

@@ -39,6 +39,8 @@ class GenerateRequest:
     there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None
     for off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames
     by number, as the reference program does, not by time. `device`: "auto", "cpu", "cuda" or "cuda:N".
+    `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are streamed; None for as many
+    as find room.
     """
 
     job: Job
@@ -56,6 +58,7 @@ class GenerateRequest:
     step_cache_threshold: float | None = None
     color_strength: float = 1.0
     reference_by_index: bool = False
+    resident_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"--crf must be from 0 (lossless) to {LARGEST_CRF} (worst), not {request.crf}"
     if not 0 <= request.color_strength <= 1:
         yield f"--color-strength must be from 0 to 1, not {request.color_strength:g}"
+    if request.resident_parameters is not None and request.resident_parameters < 0:
+        yield f"--num-persistent-param-in-dit must be from 0 up, not {request.resident_parameters}"
     if request.max_seconds is not None and not 0 < request.max_seconds < math.inf:
         yield f"--max-seconds must be above 0, not {request.max_seconds:g}"
     if request.step_cache_threshold is not None and not 0 < request.step_cache_threshold < math.inf:

@@ -214,7 +214,7 @@ def test_options_without_effect_are_told(desk: Path, engine: Engine) -> None:
 
 def test_weights_say_which_engine_runs(desk: Path, engine: Engine) -> None:
     lay_plain_weights(desk / "weights")
-    result = talk("generate", "job.json", "--weights-dir", "weights")
+    result = talk("generate", "job.json", "--weights-dir", "weights", "--profile", "default")
     assert result.exit_code == 0
     assert (engine.request.engine, engine.request.profile.motion_frames) == ("multitalk", 25)
     assert engine.request.weights_dir == Path("weights")
@@ -228,7 +228,7 @@ def test_demo_profile_runs_on_named_weights_too(desk: Path, engine: Engine) -> N
 
 
 def test_missing_weights_exit_4_with_files_and_command(desk: Path, engine: Engine) -> None:
-    result = talk("generate", "job.json")
+    result = talk("generate", "job.json", "--profile", "default")
     assert (result.exit_code, result.stdout, engine.requests) == (4, "", [])
     assert "16 weight files are missing" in result.stderr
     assert str(Path("InfiniteTalk/single/infinitetalk.safetensors")) in result.stderr

@@ -1,0 +1,205 @@
+"""From all that was said - options, environment, files - and from the machine to the profile of one run.
+
+`choose_run` settles which profile, preset and GPU; it keeps what was said apart from what follows from it, so that
+`talk profiles show` can name the origin of every value. `estimate_run` predicts that run; `refuse_misfit` stops it
+before anything is loaded if it can't succeed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError
+from infinitalk_cli.estimate import PUBLISHED, Estimate, JobShape, estimate, rate_of
+from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu
+from infinitalk_cli.models.config import DiTConfig
+from infinitalk_cli.profile_choice import Choice, choose_profile, fit, memory_shortfall, remedy
+from infinitalk_cli.profiles import (
+    AUTO,
+    Engine,
+    Preset,
+    Profile,
+    Quant,
+    Wishes,
+    find_preset,
+    find_profile,
+    settle,
+    settled_origins,
+)
+from infinitalk_cli.settings_files import Setting
+from infinitalk_cli.weights import BASE
+
+FIELD_OF_KEY = {
+    "size": "size",
+    "quant": "quant",
+    "num_persistent_param_in_dit": "num_persistent_param_in_dit",
+    "frames": "chunk_frames",
+    "motion_frames": "motion_frames",
+    "steps": "num_steps",
+    "shift": "shift",
+    "text_guidance": "text_guidance_scale",
+    "audio_guidance": "audio_guidance_scale",
+}
+"""Settings that are wishes, by the profile's field."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user said in all places, the nearest of each. `device`: the option, which chooses no profile."""
+
+    settings: Mapping[str, Setting]
+    device: str = AUTO
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """The value of a key."""
+        return self.settings[key].value if key in self.settings else default
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is wished of the profile."""
+        return Wishes(**{field: self.value(key) for key, field in FIELD_OF_KEY.items()})
+
+    def only_options(self) -> Said:
+        """Without what stands in files and variables."""
+        return replace(
+            self, settings={key: said for key, said in self.settings.items() if said.origin.startswith("--")}
+        )
+
+
+@dataclass(frozen=True)
+class RunChoice:
+    """The profile of a run before the engine is known. `base`: its row; `choice`: with the machine's say."""
+
+    said: Said
+    hardware: Hardware
+    choice: Choice
+    base: Profile
+    preset: Preset | None
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU of the run, None for the CPU."""
+        return self.choice.gpu
+
+    def profile(self, engine: Engine) -> Profile:
+        """The settled profile."""
+        chosen = replace(
+            self.base,
+            quant=self.choice.profile.quant,
+            num_persistent_param_in_dit=self.choice.profile.num_persistent_param_in_dit,
+        )
+        return settle(chosen, self.said.wishes, engine, self.preset)
+
+    def origins(self) -> dict[str, str]:
+        """Where each value of the settled profile comes from, in words."""
+        told = {
+            field: self.said.settings[key].origin for key, field in FIELD_OF_KEY.items() if key in self.said.settings
+        }
+        found = settled_origins(self.base, self.said.wishes, self.preset, told)
+        settled = self.profile("infinitetalk")
+        for name in ("quant", "num_persistent_param_in_dit"):
+            if name not in told and getattr(settled, name) != getattr(self.base, name):
+                found[name] = "this machine"
+        return found
+
+
+def choose_run(said: Said, hardware: Hardware) -> RunChoice:
+    """The profile for what was said on this machine.
+
+    Raises: InputError: for an unknown name, or a preset for the demo. EnvironmentUnfitError: for a GPU that is not
+    there.
+    """
+    name = said.value("profile", AUTO)
+    base = None if name == AUTO else find_profile(name)
+    if base is not None and base.demo_weights:
+        return _demo(said, hardware, base)
+    preset = find_preset(said.value("preset")) if said.value("preset") else None
+    gpu_wish = _gpu_wish(said, hardware)
+    if base is None and said.device != "cpu":
+        choice = choose_profile(hardware, said.wishes, gpu_wish=gpu_wish, preset=preset)
+        return RunChoice(said, hardware, choice, find_profile(choice.profile.name), preset)
+    base = base or find_profile("default")
+    gpu = None if said.device == "cpu" else choose_gpu(hardware, gpu_wish)
+    settled = settle(base, said.wishes, "infinitetalk", preset)
+    why = (
+        f"asked for by {said.settings['profile'].origin}" if name != AUTO else "--device cpu: the models' own settings"
+    )
+    return RunChoice(said, hardware, Choice(settled, gpu, (why,)), base, preset)
+
+
+def with_quant(run: RunChoice, quant: Quant) -> RunChoice:
+    """The run with another form of the weights, which is there while the preferred one is not."""
+    gpu = run.gpu
+    if gpu is None:
+        return run
+    wishes = replace(run.said.wishes, quant=quant)
+    choice = fit(run.base, run.hardware, gpu, wishes, preset=run.preset, reasons=run.choice.reasons)
+    form = "bfloat16" if quant == "none" else quant
+    return replace(run, choice=replace(choice, reasons=(*choice.reasons, f"{form} weights are there, others are not")))
+
+
+def refuse_gpuless(run: RunChoice) -> None:
+    """Refuse a run that would silently become a demo. Raises: EnvironmentUnfitError: with what does run."""
+    if run.base.demo_weights and run.said.value("profile", AUTO) == AUTO:
+        raise EnvironmentUnfitError(
+            f"{run.choice.reasons[0]}, and the published weights need one",
+            hint="--profile demo runs here, with small weights of its own; `talk doctor` says what is missing",
+        )
+
+
+def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig) -> None:
+    """Stop a run that can't fit. Raises: DoesNotFitError: with the number needed and what would fit."""
+    shortfall = memory_shortfall(profile, run.hardware, run.gpu, shape, sizes)
+    if not shortfall:
+        return
+    hint = remedy(profile, run.hardware, run.gpu) if run.gpu else "--profile demo fits: small weights of its own"
+    raise DoesNotFitError(f"the {profile.name} profile {shortfall}", hint=hint)
+
+
+def estimate_run(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig = PUBLISHED) -> Estimate:
+    """Predict the run of a settled profile."""
+    free_bytes = run.gpu.free_bytes if run.gpu else None
+    return estimate(shape, profile, rate_of(run.gpu), free_bytes=free_bytes, sizes=sizes)
+
+
+def read_sizes(weights_dir: Path) -> DiTConfig | None:
+    """The transformer's sizes from its config.json; None where that can't be read, which loading then tells."""
+    try:
+        stored = json.loads((weights_dir / BASE / "config.json").read_text(encoding="utf-8"))
+        sizes = DiTConfig.from_json(stored)
+    except (OSError, ValueError, TypeError):
+        return None
+    same = ("dim", "ffn_dim", "num_layers")
+    return PUBLISHED if all(getattr(sizes, name) == getattr(PUBLISHED, name) for name in same) else sizes
+
+
+def values_of(run: RunChoice) -> list[tuple[str, Any, str]]:
+    """Every field of the settled profile with its value and origin."""
+    settled, origins = run.profile("infinitetalk"), run.origins()
+    hidden = ("name", "description", "demo_weights")
+    return [(f.name, getattr(settled, f.name), origins[f.name]) for f in fields(Profile) if f.name not in hidden]
+
+
+def _demo(said: Said, hardware: Hardware, base: Profile) -> RunChoice:
+    """The demo heeds options alone: what files say is meant for the published weights."""
+    said = said.only_options()
+    if "preset" in said.settings:
+        raise InputError("--preset has no effect on the demo profile", hint="--steps sets its steps")
+    settled = settle(base, said.wishes, "infinitetalk")
+    gpu = None if said.device == "cpu" else choose_gpu(hardware, _gpu_wish(said, hardware))
+    return RunChoice(said, hardware, Choice(settled, gpu, ("small weights of its own",)), base, None)
+
+
+def _gpu_wish(said: Said, hardware: Hardware) -> str | None:
+    """The wish of `--gpu`, or the card that `--device cuda:N` means: torch's numbers are CUDA's order."""
+    wish = said.value("gpu")
+    if wish is not None:
+        return str(wish)
+    number = said.device.removeprefix("cuda:")
+    if number.isdigit() and int(number) < len(hardware.visible_gpus):
+        return hardware.visible_gpus[int(number)].label
+    return None

@@ -1,0 +1,67 @@
+"""What a request amounts to, before it runs: picture size, crop and length, from the headers of its inputs.
+
+Nothing is decoded but the first picture, so the length is what the sound files state; a file that states none is read
+to its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from infinitalk_cli.estimate import JobShape
+from infinitalk_cli.media.audio import SoundReader
+from infinitalk_cli.media.container import open_container
+from infinitalk_cli.media.image import BUCKETS, CropPlan
+from infinitalk_cli.media.reference import VIDEO_FPS, open_reference
+from infinitalk_cli.request import GenerateRequest
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """Size and length of a video to be, and how its picture is cut. Source sizes in pixels."""
+
+    shape: JobShape
+    crop: CropPlan
+    source_width: int
+    source_height: int
+
+    @property
+    def crop_box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of what is seen, in pixels of the source."""
+        scale_x = self.source_width / self.crop.resized_width
+        scale_y = self.source_height / self.crop.resized_height
+        left, top = self.crop.left * scale_x, self.crop.top * scale_y
+        right, bottom = left + self.crop.width * scale_x, top + self.crop.height * scale_y
+        return round(left), round(top), round(right), round(bottom)
+
+
+def plan_job(request: GenerateRequest) -> PlannedJob:
+    """Look at the inputs of a request. Raises: InputError: if one can't be read."""
+    job = request.job
+    reference = open_reference(job.reference, BUCKETS[request.profile.size], is_video=job.is_video)
+    found = [sound_duration_s(speaker.audio) for speaker in job.speakers if speaker.audio is not None]
+    one_by_one = job.audio_type == "add" and job.num_speakers > 1
+    silent_s = (job.num_speakers - len(found)) * found[0]  # a silent speaker takes the other one's time
+    whole_s = sum(found, silent_s) if one_by_one else max(found)
+    num_frames = max(1, round(whole_s * VIDEO_FPS))
+    if request.max_seconds is not None:
+        num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
+    crop = reference.crop
+    shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS)
+    return PlannedJob(shape, crop, reference.source_width, reference.source_height)
+
+
+def sound_duration_s(path: Path) -> Fraction:
+    """Length of a sound file. Raises: InputError: if it has no sound or can't be read."""
+    with open_container(path, "a sound file") as container:
+        for stream in container.streams.audio:
+            if stream.duration is not None and stream.time_base is not None:
+                return stream.duration * stream.time_base
+        if container.streams.audio and container.duration is not None:
+            return Fraction(container.duration, av.time_base)
+    with SoundReader(path) as reader:
+        return Fraction(sum(len(block) for block in reader.blocks()), reader.rate)

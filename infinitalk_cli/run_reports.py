@@ -1,0 +1,73 @@
+"""How a chosen profile and a prediction read: lines for the terminal, records for `--json`. Nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from infinitalk_cli.console import duration
+from infinitalk_cli.estimate import Estimate, JobShape
+from infinitalk_cli.run_choice import RunChoice
+
+if TYPE_CHECKING:
+    from infinitalk_cli.run_plan import PlannedJob
+
+LONG_RUN_S = 1800.0
+"""From here on a faster preset is worth a line."""
+
+
+def choice_line(run: RunChoice) -> str:
+    """Which profile, and why."""
+    return f"{run.base.name} profile: {'; '.join(run.choice.reasons)}"
+
+
+def estimate_lines(found: Estimate, shape: JobShape, faster_s: float | None = None) -> list[str]:
+    """The prediction. `faster_s`: of the same job with the fast preset, None if that is no news."""
+    memory = f"{_gb(found.ram_bytes)} of RAM"
+    if found.vram_bytes is not None:
+        memory = f"{_gb(found.vram_bytes)} of GPU memory, {memory}"
+    seconds = shape.num_frames / shape.fps
+    work = f"{seconds:.2f} s at {shape.width} x {shape.height}: {_chunks(found)} of {found.passes_per_chunk} passes"
+    lines = [work, f"estimate: {memory}; {_time(found)} ({found.basis})"]
+    if found.vram_bytes is not None:
+        lines.append(f"{found.num_resident} of {found.num_blocks} transformer blocks stay on the GPU")
+    if faster_s is not None:
+        lines.append(f"with --preset fast about {duration(faster_s)}, by the same estimate")
+    return lines
+
+
+def plan_text(run: RunChoice, planned: PlannedJob, found: Estimate | None, lines: Sequence[str]) -> str:
+    """The whole of `--dry-run`."""
+    shape = planned.shape
+    box = ", ".join(str(number) for number in planned.crop_box)
+    seen = f"picture: {planned.source_width} x {planned.source_height}, seen from it: {box} (left, top, right, bottom)"
+    told = lines if found else [f"{shape.num_frames / shape.fps:.2f} s at {shape.width} x {shape.height}"]
+    return "\n".join([choice_line(run), seen, *told])
+
+
+def plan_record(run: RunChoice, planned: PlannedJob, found: Estimate | None) -> dict[str, object]:
+    """The same for programs."""
+    shape = planned.shape
+    return {
+        "profile": run.base.name,
+        "gpu": run.gpu.label if run.gpu else None,
+        "reasons": list(run.choice.reasons),
+        "width": shape.width,
+        "height": shape.height,
+        "num_frames": shape.num_frames,
+        "crop_box": list(planned.crop_box),
+        "estimate": {**asdict(found), "seconds": found.seconds} if found else None,
+    }
+
+
+def _chunks(found: Estimate) -> str:
+    return "1 chunk" if found.num_chunks == 1 else f"{found.num_chunks} chunks"
+
+
+def _time(found: Estimate) -> str:
+    return "no time predicted" if found.seconds is None else f"about {duration(found.seconds)} after loading"
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
