@@ -250,7 +250,7 @@ def _digest_offline(file: PlannedFile) -> Digest:
 
 def _join(threads: Sequence[Thread], seconds: float) -> None:
     deadline_s = time.monotonic() + seconds
-    for thread in threads:
+    for thread in (thread for thread in threads if thread.ident is not None):  # an interrupt may come while they start
         thread.join(max(deadline_s - time.monotonic(), 0))
 
 

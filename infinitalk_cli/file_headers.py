@@ -71,8 +71,8 @@ def read_safetensors_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]
             raise DamagedHeaderError(f"no safetensors file, or cut short: {size} bytes")
         text = file.read(header_bytes)
     try:
-        header = json.loads(text, object_pairs_hook=_once_each)
-    except (UnicodeDecodeError, RecursionError) as error:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once_each)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DamagedHeaderError("the header is not JSON") from error
     if not isinstance(header, dict):
         raise DamagedHeaderError("the header is not a table of tensors")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from infinitalk_cli.errors import TalkError, WeightsError
 from infinitalk_cli.part_file import Digest, PartFile, TooManyBytesError, read_digest
 
-RECEIVE_BYTES = 2**20
+RECEIVE_BYTES = 2**18
 """Taken from the connection at a time, and lost at most when the process is killed. The library's own 10 MiB would be
 ten seconds of a slow line."""
 

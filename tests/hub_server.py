@@ -63,6 +63,7 @@ class HubServer:
         self.requests: list[str] = []
         self.sent: list[Sent] = []
         self.tokens: set[str] = set()
+        self.num_sending = 0
         self._lock = Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -106,10 +107,16 @@ class HubServer:
         with self._lock:
             self.requests.append(line)
 
+    def begin_sending(self) -> None:
+        """Count an answer that is under way."""
+        with self._lock:
+            self.num_sending += 1
+
     def note_sent(self, sent: Sent) -> None:
-        """Keep what was sent."""
+        """Keep what was sent, in whole or until the other side was gone."""
         with self._lock:
             self.sent.append(sent)
+            self.num_sending -= 1
 
     def forget(self) -> None:
         """Begin the records anew."""
@@ -249,6 +256,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if self.command == "HEAD":
                 return
             num_sent = 0
+            hub.begin_sending()
             try:
                 for portion in _portions(body, trouble.cut_after):
                     self.wfile.write(portion)
