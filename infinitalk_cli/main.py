@@ -9,12 +9,14 @@ import typer
 
 from infinitalk_cli import __version__
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
+from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.estimate import Estimate, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run, taking
 from infinitalk_cli.profiles import AUTO, find_preset, settle
+from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_choice import RunChoice, estimate_run, read_sizes, refuse_misfit
 from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text
@@ -191,4 +193,7 @@ def result_record(request: GenerateRequest, result: GenerateResult) -> dict[str,
 
 
 app.command()(download)
+app.command()(doctor)
+app.command()(env)
+app.add_typer(profiles_app, name="profiles")
 app.add_typer(weights_app, name="weights")

@@ -74,7 +74,7 @@ def choose_profile(
     """
     wishes, gpu = wishes or Wishes(), choose_gpu(hardware, gpu_wish)
     if gpu is None:
-        return _without_gpu(_why_no_gpu(hardware))
+        return _without_gpu(why_no_gpu(hardware))
     if gpu.capability is not None and gpu.capability < OLDEST_CAPABILITY:
         return _without_gpu(f"{gpu.name} has compute capability {_dotted(gpu.capability)}; torch needs 7.0 or newer")
     base, reasons = _row(gpu)
@@ -137,7 +137,8 @@ def _without_gpu(reason: str) -> Choice:
     return Choice(find_profile("demo"), None, (reason, "the demo profile runs on a CPU, with small weights of its own"))
 
 
-def _why_no_gpu(hardware: Hardware) -> str:
+def why_no_gpu(hardware: Hardware) -> str:
+    """Why CUDA has no GPU to offer, in words."""
     if hardware.driver.problem not in ("", "no_library", "not_loaded", "no_package"):
         return f"the NVIDIA driver does not answer ({hardware.driver.detail})"
     if hardware.gpus and hardware.cuda_visible_devices is not None:
