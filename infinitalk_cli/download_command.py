@@ -4,8 +4,10 @@ Imported for `talk --help`, so what the command does is imported when it runs, a
 when the record of the folder can't answer alone.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +15,11 @@ import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.options import Engine, Quant, taking
-from infinitalk_cli.profiles import PROFILES, find_profile
+from infinitalk_cli.hardware import detect_hardware
+from infinitalk_cli.options import Engine, PresetName, Quant, taking
+from infinitalk_cli.profiles import AUTO, find_preset, find_profile
+from infinitalk_cli.run_choice import Said, choose_run
+from infinitalk_cli.settings_files import Setting, read_settings
 from infinitalk_cli.weights import find_weights_dir
 
 if TYPE_CHECKING:
@@ -26,17 +31,23 @@ if TYPE_CHECKING:
 
 WHAT, HOW, OUTPUT = "What", "How", "Output"
 
-QUANT_OF_CARD: dict[str, "weights.Quant"] = {"rtx-4090": "fp8", "rtx-3090": "int8"}
-"""Forms for cards that have no profile of their own: Ada computes in fp8, Ampere doesn't."""
-
 
 @dataclass(frozen=True)
 class DownloadOptions:
     """Everything that `talk download` can be told."""
 
     profile: Annotated[
-        str, typer.Option(help="The profile that will run, such as default or rtx-4090.", rich_help_panel=WHAT)
-    ] = "default"
+        str | None,
+        typer.Option(
+            help="The profile that will run, such as rtx-4090.",
+            show_default="the one that suits this machine",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="Also the LoRA of this preset.", rich_help_panel=WHAT),
+    ] = None
     speakers: Annotated[int, typer.Option(min=1, max=2, help="People who speak.", rich_help_panel=WHAT)] = 1
     quant: Annotated[
         Quant | None,
@@ -124,7 +135,7 @@ def download(options: DownloadOptions) -> None:
     with errors_as_exit_codes(console):
         from infinitalk_cli.manifest import at_revisions, only_files, plan_files
 
-        files = plan_files(wanted_need(options))
+        files = plan_files(wanted_need(options, console))
         files = at_revisions(only_files(files, options.only) if options.only else files, options.revision or ())
         weights_dir = find_weights_dir(options.weights_dir)
         if options.dry_run:
@@ -136,28 +147,60 @@ def download(options: DownloadOptions) -> None:
             fill(options, files, weights_dir, console)
 
 
-def wanted_need(options: DownloadOptions) -> "Need":
-    """What the options ask for. Raises: InputError: for a profile that has nothing to fetch or is not known."""
+def wanted_need(options: DownloadOptions, console: Console) -> "Need":
+    """What options, environment and files ask for. Raises: InputError: if they name no weights to fetch."""
     from infinitalk_cli.manifest import DEFAULT_VOICES, VOICES, Need
 
+    said = download_said(options)
+    preset = None if options.merged_lora else said.value("preset")
+    preset_lora = find_preset(preset).lora if preset else ""
     voices = tuple(options.voice or (DEFAULT_VOICES if options.tts else ()))
     return Need(
         num_speakers=options.speakers,
-        quant=options.quant.value if options.quant else profile_quant(options.profile),
+        quant=said.value("quant") or suitable_quant(said, console, only_parts=bool(options.only)),
         engine=options.engine.value,
         merged_lora=options.merged_lora,
-        loras=tuple(options.lora or ()),
+        loras=tuple(dict.fromkeys(name for name in (*(options.lora or ()), preset_lora) if name)),
         voices=VOICES if "all" in voices else voices,
     )
 
 
+def download_said(options: DownloadOptions) -> Said:
+    """What options, environment and files say of the run that the weights are for."""
+    wishes = {"profile": options.profile, "preset": options.preset, "quant": options.quant}
+    settings = read_settings(os.environ, Path.cwd())
+    for key, value in wishes.items():
+        if value is not None:
+            settings[key] = Setting(value.value if isinstance(value, Enum) else value, f"--{key}")
+    return Said(settings)
+
+
+def suitable_quant(said: Said, console: Console, *, only_parts: bool) -> "weights.Quant":
+    """The form of the weights that the named profile runs on, or the one that suits this machine.
+
+    Args: only_parts: not everything is wanted; most parts have one form, so that the machine need not have a say.
+    Raises: InputError: for the demo, and for a machine that no profile suits.
+    """
+    run = choose_run(said, detect_hardware())
+    if not run.base.demo_weights:
+        profile = run.profile("infinitetalk")
+        console.note(f"{profile.name} profile, {'bf16' if profile.quant == 'none' else profile.quant} weights")
+        return profile.quant
+    if said.value("profile", AUTO) != AUTO:
+        raise InputError(f"the {run.base.name} profile makes its own weights: there is nothing to fetch")
+    if only_parts:
+        return "none"
+    raise InputError(
+        f"{run.choice.reasons[0]}, so no profile suits it",
+        hint="say what will run them: --profile rtx-4090, or --quant fp8; --profile demo needs no weights",
+    )
+
+
 def profile_quant(name: str) -> "weights.Quant":
-    """The form of the weights that a profile runs on."""
-    if name in QUANT_OF_CARD and name not in {profile.name for profile in PROFILES}:
-        return QUANT_OF_CARD[name]
+    """The form of the weights that a profile runs on. Raises: InputError: for one that needs no files."""
     profile = find_profile(name)
     if profile.demo_weights:
-        raise InputError(f"the {name} profile makes its own weights: there is nothing to fetch")
+        raise InputError(f"the {name} profile makes its own weights: it needs none of these")
     return profile.quant
 
 

@@ -255,8 +255,7 @@ def _refuse_missing(files: WeightFiles, weights_dir: Path, num_speakers: int) ->
 
 def download_command(num_speakers: int, quant: Quant) -> str:
     """The command that fetches the weights of such a run."""
-    form = "" if quant == "none" else f" --quant {quant}"
-    return f"talk download --speakers {num_speakers}{form}"
+    return f"talk download --speakers {num_speakers} --quant {quant}"
 
 
 def _counted(missing: Sequence[Path]) -> str:

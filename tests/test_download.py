@@ -13,10 +13,12 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner, Result
 
+from infinitalk_cli import download_command
 from infinitalk_cli import hub as hub_module
 from infinitalk_cli.errors import DoesNotFitError
 from infinitalk_cli.main import app
 from infinitalk_cli.weights_record import Record
+from tests.hardware_fixtures import hardware
 from tests.hub_server import HubServer, Trouble, commit_of
 from tests.hub_tree import (
     COMMON,
@@ -90,8 +92,11 @@ def test_rtx_4090_gets_exactly_its_files_with_the_right_bytes(hub: HubServer, tm
 @pytest.mark.parametrize(
     ("arguments", "places"),
     [
-        ((), (*COMMON, *SHARDS, PLAIN_TEXT, "InfiniteTalk/single/infinitetalk.safetensors")),
-        (("--speakers", "2"), (*COMMON, *SHARDS, PLAIN_TEXT, "InfiniteTalk/multi/infinitetalk.safetensors")),
+        (("--quant", "none"), (*COMMON, *SHARDS, PLAIN_TEXT, "InfiniteTalk/single/infinitetalk.safetensors")),
+        (
+            ("--profile", "default", "--speakers", "2"),
+            (*COMMON, *SHARDS, PLAIN_TEXT, "InfiniteTalk/multi/infinitetalk.safetensors"),
+        ),
         (
             ("--quant", "fp8", "--speakers", "2"),
             (*COMMON, f"{QUANT}/infinitetalk_multi_fp8.safetensors", f"{QUANT}/infinitetalk_multi_fp8.json", *FP8_TEXT),
@@ -115,7 +120,10 @@ def test_rtx_4090_gets_exactly_its_files_with_the_right_bytes(hub: HubServer, tm
                 "MeiGen-MultiTalk/quant_models/t5_map_int8.json",
             ),
         ),
-        (("--engine", "multitalk"), (*COMMON, *SHARDS, PLAIN_TEXT, "MeiGen-MultiTalk/multitalk.safetensors")),
+        (
+            ("--quant", "none", "--engine", "multitalk"),
+            (*COMMON, *SHARDS, PLAIN_TEXT, "MeiGen-MultiTalk/multitalk.safetensors"),
+        ),
         (
             ("--only", "lora", "--lora", "fusionx", "--lora", "lightx2v"),
             (
@@ -141,6 +149,39 @@ def test_each_need_is_met_by_its_published_files(
     result = download(*arguments)
     assert result.exit_code == 0, result.output
     assert tree(tmp_path / "weights") == set(places)
+
+
+def test_preset_brings_its_lora(hub: HubServer, tmp_path: Path) -> None:
+    assert download("--quant", "fp8", "--preset", "fast", "--only", "lora").exit_code == 0
+    assert tree(tmp_path / "weights") == {"lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"}
+
+
+def test_machine_chooses_the_form_where_nothing_is_said(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_command, "detect_hardware", lambda: hardware("rtx3090-desktop"))
+    result = download("--only", "transformer")
+    assert result.exit_code == 0, result.output
+    assert "rtx-3090 profile, int8 weights" in result.stderr
+    assert f"{QUANT}/infinitetalk_single_int8.safetensors" in tree(tmp_path / "weights")
+
+
+def test_machine_without_a_gpu_asks_what_the_weights_are_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_command, "detect_hardware", lambda: hardware("no-gpu-laptop"))
+    result = download()
+    assert result.exit_code == 2
+    assert "--quant fp8" in result.stderr
+    assert hub.requests == []
+    assert download("--only", "vae").exit_code == 0
+
+
+def test_project_file_is_heeded(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "talk.toml").write_text('quant = "int8"\n')
+    monkeypatch.chdir(tmp_path)
+    assert download("--only", "transformer").exit_code == 0
+    assert f"{QUANT}/infinitetalk_single_int8.safetensors" in tree(tmp_path / "weights")
 
 
 def test_speech_encoder_comes_from_the_pull_request_and_never_as_a_pickle(hub: HubServer, tmp_path: Path) -> None:
@@ -416,11 +457,11 @@ def test_folder_that_cannot_be_written_to_is_the_users_matter(hub: HubServer, tm
     [
         (("--profile", "rtx-5000000"), "there is no profile"),
         (("--profile", "demo"), "makes its own weights"),
-        (("--lora", "nothing"), "there is no LoRA"),
-        (("--voice", "xx_nobody"), "there is no voice"),
+        (("--quant", "fp8", "--lora", "nothing"), "there is no LoRA"),
+        (("--quant", "fp8", "--voice", "xx_nobody"), "there is no voice"),
         (("--only", "nothing"), "--only nothing"),
-        (("--merged-lora",), "--quant fp8 or int8"),
-        (("--revision", "nobody/nothing=main"), "not a repository"),
+        (("--quant", "none", "--merged-lora"), "--quant fp8 or int8"),
+        (("--quant", "fp8", "--revision", "nobody/nothing=main"), "not a repository"),
         (("--speakers", "3"), "--speakers"),
     ],
 )

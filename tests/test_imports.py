@@ -85,7 +85,7 @@ ROOMS = (
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(
         ("download_command", "weights_commands"),
-        may=("console", "options", *DATA),
+        may=("console", "options", "run_choice", *DATA),
         inside=(*STORE, "weights_reports"),
     ),
     Room(("hardware*",), may=("errors",)),
