@@ -24,7 +24,7 @@ from infinitalk_cli.memory.keymaps import (
 )
 from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, open_tensors
 from infinitalk_cli.memory.lora import Lora, LoraReport, apply_loras
-from infinitalk_cli.memory.quant import swap_quantized_linears
+from infinitalk_cli.memory.quant import quantize_on_load, swap_quantized_linears
 from infinitalk_cli.models.audio_encoder import AudioEncoder
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
@@ -46,17 +46,19 @@ def build_dit(
     loras: Sequence[Lora] = (),
     only_reference_keys: bool = False,
     on_lora: Callable[[LoraReport], None] | None = None,
+    quantize_to: torch.dtype | None = None,
 ) -> DiT:
     """The video transformer: base, then adapter, then LoRAs in their order.
 
     Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`).
+        quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it.
         only_reference_keys: see `apply_loras`. on_lora: told what each LoRA file did.
     Raises: WeightsError: if files are damaged or don't fit together, or a LoRA has no effect.
     """
     base = transformer_tensors(open_tensors(files.dit_shards))
     adapter = transformer_tensors(open_tensors(files.adapter)) if files.adapter else {}
     config = _sizes(DiTConfig.from_json, _read_json(files.dit_config), [files.dit_config])
-    dit = make_dit(config, merge_tensors(base, adapter), dtype=dtype, device=device)
+    dit = make_dit(config, merge_tensors(base, adapter), dtype=dtype, device=device, quantize_to=quantize_to)
     for report in apply_loras(dit, loras, only_reference_keys=only_reference_keys):
         if on_lora is not None:
             on_lora(report)
@@ -69,13 +71,23 @@ def dit_size_bytes(files: WeightFiles, dtype: torch.dtype) -> int:
     return sum(prod(ref.shape) * min(ref.dtype.itemsize, dtype.itemsize) for ref in tensors.values())
 
 
-def make_dit(config: DiTConfig, tensors: Mapping[str, TensorRef], *, dtype: torch.dtype, device: Device) -> DiT:
+def make_dit(
+    config: DiTConfig,
+    tensors: Mapping[str, TensorRef],
+    *,
+    dtype: torch.dtype,
+    device: Device,
+    quantize_to: torch.dtype | None = None,
+) -> DiT:
     """The video transformer of these sizes, filled from tensors under its own names, 8-bit forms included."""
     with torch.device("meta"):
         dit = DiT(config)
+    named = swap_quantized_linears(dit, tensors)
+    if quantize_to is not None:
+        named = quantize_on_load(dit, named, quantize_to, where=lambda layer: layer.startswith("blocks."))
     load_into(
         dit,
-        swap_quantized_linears(dit, tensors),
+        named,
         what="the video transformer",
         dtype_of=lambda name, stored: torch.float32 if DiT.keeps_float32(name) else dtype,
         device=device,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import (
@@ -31,8 +32,18 @@ from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
 from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.lora import LoraReport, read_lora
+from infinitalk_cli.memory.offload import (
+    BlockOffloader,
+    StreamedStage,
+    resident_for_bytes,
+    resident_for_parameters,
+    visiting,
+)
 from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.models.audio_encoder import num_audio_frames
+from infinitalk_cli.models.dit import DiT
+from infinitalk_cli.models.text_encoder import TextEncoder
+from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.networks import (
     build_audio_encoder,
     build_dit,
@@ -62,6 +73,7 @@ BESIDE_TRANSFORMER_BYTES = 14_000_000_000
 """What else is on the GPU while the whole transformer stays there: CLIP, the VAE, and its decoding at 480."""
 
 OnNote = Callable[[str], None]
+OnStage = Callable[[nn.Module], AbstractContextManager[object]]
 
 
 def generate(
@@ -204,11 +216,21 @@ def encode_prompts(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Features of the prompt, and of the negative one if it plays a part. The encoder is gone afterwards."""
     encoder = build_text_encoder(files, dtype=text_dtype(device))
-    with Residency(device).on_stage(encoder):
+    with text_stage(encoder, device):
         text = encoder.encode(job.prompt)
         if is_off(settings.text_guidance_scale):
             return text, None
         return text, encoder.encode(NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt)
+
+
+def text_stage(encoder: TextEncoder, device: torch.device) -> AbstractContextManager[None]:
+    """Have the text encoder compute on the device; on a GPU block by block, as it is as large as a card.
+
+    Its weights cross to the GPU once per prompt: no slower than moving it whole for the one or two prompts of a run.
+    """
+    if device.type != "cuda":
+        return Residency(device).on_stage(encoder)
+    return visiting(encoder, list(encoder.model.encoder.block), device)
 
 
 def embed_speech(files: WeightFiles, speech: SpeechTracks) -> tuple[AudioEmbeds, ...]:
@@ -222,21 +244,49 @@ def embed_speech(files: WeightFiles, speech: SpeechTracks) -> tuple[AudioEmbeds,
 
 
 def load_networks(request: GenerateRequest, files: WeightFiles, device: torch.device, on_note: OnNote) -> Networks:
-    """The networks of the video. A transformer that fits stays on the GPU, else each network comes for its stage."""
+    """The networks of the video. A transformer that does not fit on the GPU is streamed to it block by block."""
     dtype = compute_dtype(request, device)
-    keep = device.type == "cuda" and fits(dit_size_bytes(files, dtype), device)
+    on_gpu = device.type == "cuda"
+    keep = on_gpu and request.resident_parameters is None and fits(dit_size_bytes(files, dtype), device)
     home = device if keep else torch.device("cpu")
     loras = [read_lora(lora.path, lora.scale) for lora in request.loras]
+    dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
+    on_stage = Residency(device, keep=keep).on_stage
     return Networks(
-        dit=build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report))),
-        vae=build_vae(files, device=home),
-        image_encoder=build_image_encoder(
-            files, dtype=torch.float16 if device.type == "cuda" else torch.float32, device=home
-        ),
+        dit=dit,
+        vae=load_vae(files, home, fast=on_gpu and not keep),
+        image_encoder=build_image_encoder(files, dtype=torch.float16 if on_gpu else torch.float32, device=home),
         match_color=match_color,
         device=device,
-        on_stage=Residency(device, keep=keep).on_stage,
+        on_stage=stream_blocks(dit, request, device, on_stage, on_note) if on_gpu and not keep else on_stage,
     )
+
+
+def load_vae(files: WeightFiles, home: torch.device, *, fast: bool) -> VideoVAE:
+    """The VAE in float32, or `fast`: in bfloat16, in half the memory, 2 % off in the latents' norm."""
+    if not fast:
+        return build_vae(files, device=home)
+    vae = build_vae(files, dtype=torch.bfloat16, device=home)
+    vae.use_channels_last()
+    return vae
+
+
+def stream_blocks(
+    dit: DiT, request: GenerateRequest, device: torch.device, on_stage: OnStage, on_note: OnNote
+) -> OnStage:
+    """Have `dit` stream the blocks that find no room on the GPU; other networks come and go as `on_stage` says."""
+    blocks = list(dit.blocks)
+    if request.resident_parameters is None:
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        num_resident = resident_for_bytes(blocks, free_bytes - BESIDE_TRANSFORMER_BYTES)
+    else:
+        num_resident = resident_for_parameters(dit, blocks, request.resident_parameters)
+    offloader = BlockOffloader(blocks, device, num_resident=num_resident)
+    on_note(f"{offloader.num_resident} of {len(blocks)} transformer blocks stay on the GPU, the others are streamed")
+    if not offloader.is_pinned:
+        on_note("the system refuses to lock that much RAM: streaming is slower, and computing waits for it")
+    stage = StreamedStage(dit, offloader)
+    return lambda module: stage.running() if module is dit else on_stage(module)
 
 
 def fits(dit_bytes: int, device: torch.device) -> bool:

@@ -29,6 +29,9 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 NORM_SHAPE, SUM_NORM_SHAPE, RMS_SHAPE, ROTATE_SHAPE, GATE_SHAPE = (8, 8), (1, 16), (1, 4), (1, 8), (4, 8)
 """Rows of a program, and its warps for 8192 columns: the fastest of 15 pairs for 32,928 x 5120 on an H200."""
 
+_CHANNEL_VALUES = 8192
+"""Values of a program where rows are short."""
+
 _is_allowed: ContextVar[bool] = ContextVar("is_allowed", default=True)
 
 
@@ -140,6 +143,24 @@ def linear_gelu(linear: nn.Module, x: Tensor) -> Tensor:
     if type(linear) is not nn.Linear or product is None or not is_fused(x):
         return F.gelu(linear(x), approximate="tanh")
     return product(linear.bias, x.flatten(0, 1), linear.weight.t(), use_gelu=True).unflatten(0, x.shape[:2])
+
+
+def channel_norm_silu(x: Tensor, gamma: Tensor, floor: float) -> Tensor | None:
+    """`silu(x * sqrt(C) / length over the channels * gamma)`; None where it has to be done in steps.
+
+    Only for channels that lie side by side in memory. Rounded once, where the steps round three times.
+    Args: x: `(B, C, T, H, W)`. gamma: `C` values. floor: least length.
+    """
+    if not is_fused(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
+        return None
+    out = torch.empty_like(x)
+    width = x.shape[1]
+    rows, block = x.numel() // width, 1 << (width - 1).bit_length()
+    at_once = max(1, _CHANNEL_VALUES // block)
+    _kernels().channel_norm_rows[(-(-rows // at_once),)](
+        x, gamma.contiguous(), out, rows, width, width**0.5, floor, SILU=True, ROWS=at_once, BLOCK=block, num_warps=8
+    )
+    return out
 
 
 def is_fused(x: Tensor) -> bool:

@@ -111,3 +111,30 @@ def rms_rotate_rows(
             even, odd = tl.split(tl.reshape(x, [BLOCK // 2, 2]))
             x = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), [BLOCK])
         tl.store(x_ptr + places, x.to(x_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def channel_norm_rows(
+    x_ptr,
+    gamma_ptr,
+    out_ptr,
+    num_rows,
+    width,
+    scale,
+    floor,
+    SILU: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Each row over its length, times `scale * gamma`, then perhaps SiLU."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    here = (rows < num_rows)[:, None] & (columns < width)[None, :]
+    places = rows[:, None] * width + columns[None, :]
+    x = tl.load(x_ptr + places, mask=here, other=0.0).to(tl.float32)
+    gamma = tl.load(gamma_ptr + columns, mask=columns < width, other=0.0).to(tl.float32)
+    length = tl.sqrt(tl.sum(x * x, axis=1))
+    x = x * (scale / tl.maximum(length, floor))[:, None] * gamma[None, :]
+    if SILU:
+        x = x / (1.0 + tl.exp(-x))
+    tl.store(out_ptr + places, x.to(out_ptr.dtype.element_ty), mask=here)

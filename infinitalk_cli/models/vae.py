@@ -103,6 +103,14 @@ class VideoVAE(nn.Module):
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, (1, 1, 1))
         self.decoder = Decoder(config)
 
+    def use_channels_last(self) -> None:
+        """Lay weights out with channels fastest, and with them what the convolutions make: how GPUs like it best."""
+        for parameter in self.parameters():
+            if parameter.dim() == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            elif parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Encode a clip; the mean of the posterior is taken, nothing is drawn at random.

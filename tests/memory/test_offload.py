@@ -14,6 +14,7 @@ from infinitalk_cli.memory.offload import (
     resident_for_bytes,
     resident_for_parameters,
     streamed_numbers,
+    visiting,
 )
 from infinitalk_cli.memory.quant import QuantizedLinear
 
@@ -126,3 +127,14 @@ def test_memory_that_is_not_locked_works_too() -> None:
     with StreamedStage(net, offloader).running():
         assert torch.equal(net(x), Net().cuda()(x))
     assert not offloader.is_pinned
+
+
+@pytest.mark.gpu
+def test_blocks_that_visit_compute_the_same_and_leave_nothing_behind() -> None:
+    x, net = tokens(), Net()
+    expected = Net().cuda()(x)
+    before = torch.cuda.memory_allocated()
+    with visiting(net, list(net.blocks), x.device):
+        assert all(torch.equal(net(x), expected) for _ in range(2))
+    assert all(p.device.type == "cpu" for p in net.parameters())
+    assert torch.cuda.memory_allocated() == before

@@ -12,7 +12,9 @@ from infinitalk_cli.models import fused
 from infinitalk_cli.models.attention import EXACT, attention, chosen_kernels, fastest, use_kernel
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit_layers import slices
+from infinitalk_cli.models.fused import channel_norm_silu
 from infinitalk_cli.models.rotary import grid_rotation
+from infinitalk_cli.models.vae_layers import ChannelNorm
 
 EPS = 1e-6
 HEADS, HEAD_DIM = 5, 24  # a width of 120: not a power of two
@@ -153,3 +155,19 @@ def test_the_choice_is_made_once_and_can_be_named() -> None:
 
 def test_config_heads_fit_the_fused_attention() -> None:
     assert DiTConfig(dim=5120, ffn_dim=1, freq_dim=1, num_heads=40, num_layers=1).head_dim <= 256
+
+
+@pytest.mark.gpu
+def test_channel_norm_with_silu() -> None:
+    torch.manual_seed(4)
+    norm = ChannelNorm(96, 3).to("cuda", torch.bfloat16)
+    norm.gamma.copy_(torch.randn_like(norm.gamma))
+    x = torch.randn(1, 96, 3, 10, 13, device="cuda", dtype=torch.bfloat16)
+    x[:, :, 1, 2] = 0
+    last = x.contiguous(memory_format=torch.channels_last_3d)
+    assert channel_norm_silu(last, norm.gamma, 1e-12) is not None
+    found = norm.with_silu(last)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    exact = nn.functional.silu(norm.float()(x.float()))
+    assert ((found.float() - exact).norm() / exact.norm()) < 3e-3
+    assert channel_norm_silu(x, norm.gamma, 1e-12) is None

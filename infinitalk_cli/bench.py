@@ -1,0 +1,153 @@
+"""`talk bench`: seconds and memory of each stage on this machine, as a table and one JSON document.
+
+What is measured lives in `measure.py`; this page chooses it, collects the numbers and lays them out. The document holds
+all single times, the versions and the GPU, so that a figure can be checked and compared later.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast, get_args
+
+import torch
+
+from infinitalk_cli import __version__
+from infinitalk_cli.errors import EnvironmentUnfitError, InputError, OutOfGpuMemoryError
+from infinitalk_cli.measure import (
+    Ceilings,
+    Measured,
+    PassSetting,
+    Stopwatch,
+    VaeSetting,
+    Weights,
+    Workload,
+    measure_color,
+    measure_pass,
+    measure_vae,
+)
+from infinitalk_cli.models.attention import chosen_kernels
+
+STAGES = ("ceilings", "vae", "color")
+"""What can be asked for beside settings of the transformer."""
+TINY = Workload(height=32, width=48, num_frames=9, is_tiny=True)
+
+
+@dataclass(frozen=True)
+class BenchWishes:
+    """What to measure: stages and settings of the transformer by name, at a size in pixels."""
+
+    names: tuple[str, ...]
+    height: int = 448
+    width: int = 896
+    repeats: int = 5
+    device: str = "cuda"
+    is_tiny: bool = False
+
+
+def run_bench(wishes: BenchWishes, on_result: Callable[[Measured], None]) -> dict[str, object]:
+    """Measure everything asked for; `on_result` hears of each figure as it comes.
+
+    Raises: InputError: for a name that means nothing. EnvironmentUnfitError: without the device.
+    """
+    settings = {name: None if name in STAGES else parse_setting(name) for name in wishes.names}
+    if wishes.device.startswith("cuda") and not torch.cuda.is_available():
+        raise EnvironmentUnfitError(
+            "this computer has no GPU that torch can use", hint="--tiny --device cpu tries it out"
+        )
+    work = TINY if wishes.is_tiny else Workload(wishes.height, wishes.width)
+    watch = Stopwatch(torch.device(wishes.device), repeats=wishes.repeats)
+    results: list[Measured] = []
+    for name, setting in settings.items():
+        try:
+            for found in _measure(name, setting, work, watch):
+                on_result(found)
+                results.append(found)
+        except torch.OutOfMemoryError as error:
+            raise OutOfGpuMemoryError(f"{name} does not fit on this GPU", hint="try fp8-streamed") from error
+        gc.collect()
+        if watch.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return document(work, watch, results)
+
+
+def parse_setting(name: str) -> PassSetting:
+    """`fp8-streamed` and the like. Raises: InputError: with what there is."""
+    weights, *more = name.replace("two-speakers", "two").split("-")
+    if weights not in get_args(Weights) or not set(more) <= {"streamed", "plain", "two"}:
+        raise InputError(
+            f"nothing to measure is called {name!r}",
+            hint=f"{', '.join(STAGES)}, or bf16, fp8, int8, each with -streamed, -plain and -two-speakers if you like",
+        )
+    return PassSetting(
+        weights=cast("Weights", weights),
+        streamed="streamed" in more,
+        plain="plain" in more,
+        num_speakers=2 if "two" in more else 1,
+    )
+
+
+def _measure(name: str, setting: PassSetting | None, work: Workload, watch: Stopwatch) -> Iterator[Measured]:
+    if setting is not None:
+        yield measure_pass(setting, work, watch)
+    elif name == "ceilings":
+        yield from Ceilings(work, watch).measure()
+    elif name == "color":
+        yield measure_color(work, watch)
+    else:
+        forms = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, True), (torch.float16, True))
+        yield from measure_vae([VaeSetting(*form) for form in forms], work, watch)
+
+
+def document(work: Workload, watch: Stopwatch, results: Sequence[Measured]) -> dict[str, object]:
+    """Everything there is to know about the figures."""
+    on_gpu = watch.device.type == "cuda"
+    return {
+        "gpu": torch.cuda.get_device_name(watch.device) if on_gpu else None,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "package": __version__,
+        "platform": platform.platform(),
+        "attention": chosen_kernels(),
+        "size": [work.height, work.width],
+        "frames": work.num_frames,
+        "tokens": work.num_tokens,
+        "ram_peak_bytes": ram_peak_bytes(),
+        "results": [
+            {
+                "name": found.name,
+                "median_s": round(found.median_s, 6),
+                "times_s": [round(seconds, 6) for seconds in found.times_s],
+                "allocated_bytes": found.allocated_bytes,
+                "reserved_bytes": found.reserved_bytes,
+                "tflop": round(found.tflop, 3),
+                "tflop_per_s": round(found.tflop_per_s, 1),
+                "checksum": found.checksum,
+                "note": found.note,
+            }
+            for found in results
+        ],
+    }
+
+
+def result_line(found: Measured) -> str:
+    """One figure in a line."""
+    low, high = min(found.times_s), max(found.times_s)
+    memory = (
+        f"  {found.allocated_bytes / 1e9:6.2f} / {found.reserved_bytes / 1e9:.2f} GB" if found.reserved_bytes else ""
+    )
+    rate = f"  {found.tflop_per_s:8.1f} T/s" if found.tflop else ""
+    return f"{found.name:32} {found.median_s:9.4f} s ({low:.4f} - {high:.4f}){rate}{memory}  {found.note}".rstrip()
+
+
+def ram_peak_bytes() -> int | None:
+    """The most RAM that this process has had; None where the system does not say."""
+    if platform.system() == "Windows":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024  # macOS counts bytes, Linux KiB
