@@ -27,8 +27,7 @@ RATE = 44_100
 SPEECH = noise(RATE * 9 // 10, 2)
 """0.9 s of stereo noise."""
 
-FAST = ["--profile", "demo", "--frames", "17", "--motion-frames", "5", "--steps", "1", "--audio-guidance", "1"]
-FAST += ["--text-guidance", "1"]
+FAST = "--profile demo --frames 17 --motion-frames 5 --steps 1 --audio-guidance 1 --text-guidance 1".split()
 
 
 @pytest.fixture(scope="module")
