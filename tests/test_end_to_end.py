@@ -27,7 +27,20 @@ RATE = 44_100
 SPEECH = noise(RATE * 9 // 10, 2)
 """0.9 s of stereo noise."""
 
-FAST = "--profile demo --frames 17 --motion-frames 5 --steps 1 --audio-guidance 1 --text-guidance 1".split()
+FAST = [
+    "--profile",
+    "demo",
+    "--frames",
+    "17",
+    "--motion-frames",
+    "5",
+    "--steps",
+    "1",
+    "--audio-guidance",
+    "1",
+    "--text-guidance",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
