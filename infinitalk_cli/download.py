@@ -22,8 +22,9 @@ from threading import Event, Lock, Thread
 
 from infinitalk_cli.download_plan import Plan, PlannedFile
 from infinitalk_cli.errors import InterruptedRunError, WeightsError
+from infinitalk_cli.file_headers import header_problem
 from infinitalk_cli.hub import Hub, RemoteFile, UnreachableError
-from infinitalk_cli.part_file import Digest, PartFile, disk_errors, hash_file, read_digest
+from infinitalk_cli.part_file import Digest, PartFile, disk_errors, hash_file, part_path, read_digest
 from infinitalk_cli.progress import OnProgress, Progress, ignore_progress
 from infinitalk_cli.weights_record import Record
 
@@ -190,6 +191,7 @@ class Crew:
 
     def _fetch(self, file: PlannedFile, remote: RemoteFile) -> None:
         """Fetch a file; what turns out wrong is fetched a second time."""
+        adopt_cut_file(file.place, remote)
         with PartFile(file.place, remote.size, remote.digest, on_bytes=self._count, stopped=self._stop.is_set) as part:
             for _ in range(2):
                 before = part.have_bytes
@@ -225,6 +227,20 @@ class Crew:
             }
         )
         self._record.add(file.file.place, sha256, verified=verified, **origin)
+
+
+def adopt_cut_file(place: Path, remote: RemoteFile) -> None:
+    """Let a file that another program left unfinished at its place be the part to go on from.
+
+    Only one that is shorter than it should be, that its header shows to be cut, and that has no other name.
+    """
+    part = part_path(place, remote.digest)
+    if place.is_symlink() or not place.is_file() or part.exists():
+        return
+    found = place.stat()
+    if found.st_nlink == 1 and 0 < found.st_size < remote.size and header_problem(place) is not None:
+        with disk_errors(place):
+            place.replace(part)
 
 
 def place_link(source: Path, place: Path) -> None:

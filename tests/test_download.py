@@ -32,6 +32,7 @@ from tests.hub_tree import (
     WAN,
     WAV2VEC,
     content_at,
+    content_of,
     fill,
     lay_tree,
     use_hub,
@@ -215,6 +216,45 @@ def test_files_that_are_there_are_recognised_by_their_content(hub: HubServer, tm
     assert hub.requests == []
 
 
+def test_file_that_another_program_left_unfinished_is_continued(hub: HubServer, tmp_path: Path) -> None:
+    whole = content_at(hub, SINGLE_FP8)
+    path = tmp_path / "weights" / SINGLE_FP8
+    path.parent.mkdir(parents=True)
+    path.write_bytes(whole[:1000])
+    assert download("--quant", "fp8", "--only", SINGLE_FP8).exit_code == 0
+    assert [(sent.start, sent.num_bytes) for sent in hub.sent] == [(1000, len(whole) - 1000)]
+    assert_right(hub, tmp_path / "weights", (SINGLE_FP8,))
+
+
+def test_other_whole_file_stays_until_the_right_one_is_complete(hub: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "weights" / SINGLE_FP8
+    path.parent.mkdir(parents=True)
+    theirs = content_of("another.safetensors", 1000)
+    path.write_bytes(theirs)
+    hub.troubles.append(Trouble(path="quant_models/infinitetalk_single_fp8.safetensors", wrong=True))
+    assert download("--quant", "fp8", "--only", SINGLE_FP8).exit_code == 4
+    assert path.read_bytes() == theirs
+    hub.troubles.clear()
+    assert download("--quant", "fp8", "--only", SINGLE_FP8).exit_code == 0
+    assert_right(hub, tmp_path / "weights", (SINGLE_FP8,))
+
+
+def test_links_are_replaced_or_followed_but_never_written_through(hub: HubServer, tmp_path: Path) -> None:
+    ours, elsewhere = tmp_path / "weights", tmp_path / "another disk"
+    (elsewhere / "InfiniteTalk").mkdir(parents=True)
+    (elsewhere / "precious.pth").write_bytes(b"precious")
+    (ours / "Wan2.1-I2V-14B-480P").mkdir(parents=True)
+    (ours / "InfiniteTalk").symlink_to(elsewhere / "InfiniteTalk")
+    (ours / VAE).symlink_to(elsewhere / "precious.pth")
+    (ours / COMMON[0]).symlink_to(elsewhere / "nowhere")
+    assert download("--profile", "rtx-4090").exit_code == 0
+    assert (elsewhere / "precious.pth").read_bytes() == b"precious"
+    assert not (elsewhere / "nowhere").exists()
+    assert (elsewhere / SINGLE_FP8).read_bytes() == content_at(hub, SINGLE_FP8)
+    for place in RTX_4090:
+        assert (ours / place).read_bytes() == content_at(hub, place)
+
+
 def test_dry_run_says_what_would_be_fetched_and_writes_nothing(hub: HubServer, tmp_path: Path) -> None:
     assert download("--only", "vae").exit_code == 0
     before = tree(tmp_path)
@@ -308,6 +348,18 @@ def test_server_that_cannot_continue_is_heard_from_the_beginning(hub: HubServer,
     hub.add(WAN, "Wan2.1_VAE.pth", os.urandom(3 * 2**20))
     hub.troubles.append(Trouble(path="Wan2.1_VAE.pth", times=1, cut_after=2**21, ignore_range=True))
     hub.troubles.append(Trouble(path="Wan2.1_VAE.pth", ignore_range=True))
+    assert download("--only", "vae").exit_code == 0
+    assert_right(hub, tmp_path / "weights", (VAE,))
+
+
+def test_silent_connection_is_given_up_and_made_anew(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    hub.add(WAN, "Wan2.1_VAE.pth", os.urandom(2**20))
+    hub.troubles.append(Trouble(path="Wan2.1_VAE.pth", times=1, seconds_per_send=0.6))
     assert download("--only", "vae").exit_code == 0
     assert_right(hub, tmp_path / "weights", (VAE,))
 
