@@ -24,7 +24,7 @@ from pathlib import Path
 from infinitalk_cli.doctor_machine import Check, machine_checks
 from infinitalk_cli.doctor_packages import package_checks
 from infinitalk_cli.errors import TalkError, WeightsError
-from infinitalk_cli.hardware import DiskSpace, Hardware
+from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.profile_choice import Choice
 from infinitalk_cli.weights import all_paths, download_command, locate
 
@@ -157,11 +157,11 @@ def _check_weights(found: Examination) -> Iterator[Check]:
     profile = found.choice.profile
     if profile.demo_weights:
         return
-    command = f"{download_command(1, profile.quant)} --profile {profile.name}"
+    command = download_command(1, profile.quant)
     try:
         files = locate(found.weights_dir, num_speakers=1, quant=profile.quant)
     except WeightsError as error:
-        yield Check("weights", False, False, error.message.splitlines()[0], command)
+        yield Check("weights", False, False, error.message.splitlines()[0].rstrip(":"), command)
         yield from _check_room(found)
         return
     except TalkError as error:
@@ -183,18 +183,18 @@ def _check_weights(found: Examination) -> Iterator[Check]:
 
 def _check_room(found: Examination) -> Iterator[Check]:
     """Room for the weights that are still to come."""
-    disk = next(iter(found.hardware.disks), None)
-    needed = download_bytes(found.choice.profile.quant)
+    disk, quant = next(iter(found.hardware.disks), None), found.choice.profile.quant
     if disk is None or disk.free_bytes is None:
         return
-    yield _room(disk, needed)
-
-
-def _room(disk: DiskSpace, needed: int) -> Check:
-    free = disk.free_bytes or 0
+    needed, free = download_bytes(quant), disk.free_bytes
     detail = f"{free / 1e9:.0f} GB free at {disk.folder}; the weights take {needed / 1e9:.0f} GB"
-    fix = "" if free >= needed else "name a roomier folder: export TALK_WEIGHTS_DIR=FOLDER"
-    return Check("disk", free >= needed, True, detail, fix)
+    if free >= needed:
+        yield Check("disk", True, True, detail)
+    elif free >= (smaller := download_bytes("fp8")):
+        fix = f"talk download --speakers 1 --quant fp8  # {smaller / 1e9:.0f} GB; or name a roomier TALK_WEIGHTS_DIR"
+        yield Check("disk", False, False, detail, fix)
+    else:
+        yield Check("disk", False, True, detail, "export TALK_WEIGHTS_DIR=FOLDER  # with more room")
 
 
 def download_bytes(quant: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+OPTIONAL = ("flash_attn", "sageattention")
 ROWS, WIDTH, HEADS = 64, 128, 2
 TOLERANCE = 0.1
 """Largest difference of a probe's result, relative to its largest value, in 8 and 16 bits."""
@@ -29,6 +30,8 @@ def main() -> None:
     for probe, run in PROBES.items():
         try:
             _tell(probe, True, run(torch))
+        except ModuleNotFoundError as error:
+            _tell(probe, error.name in OPTIONAL, f"{error.name} is not installed")
         except Exception as error:  # whatever a kernel says is the result
             _tell(probe, False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:200])
 

@@ -1,7 +1,7 @@
 """How much memory and time a run takes, before it starts: predictions, from arithmetic.
 
-Memory follows from the sizes of the networks and of the picture. A pass of the transformer holds about six tensors of
-one vector per token; a streamed transformer has two blocks on the GPU beside the resident ones. Networks of different
+Memory follows from the sizes of the networks and of the picture. A pass of the transformer holds some tensors of one
+vector per token; a streamed transformer has two blocks on the GPU beside the resident ones. Networks of different
 stages are not on the GPU together, except for the part of the transformer that stays.
 
 Time is that of the arithmetic: the multiplications of a pass at a share of the card's peak, or the copying of the
@@ -36,27 +36,37 @@ IMAGE_ENCODER_BYTES = 1_264_000_000
 VAE_BYTES = 508_000_000
 AUDIO_ENCODER_BYTES = 378_000_000
 
-WORKING_TENSORS = 6
-"""Tensors of one vector per token alive in a pass of a lean implementation."""
+TEXT_STAGE_BYTES = 3_200_000_000
+"""On the GPU while the text encoder visits it block by block: its table of words and two blocks."""
 
-VAE_BYTES_PER_PIXEL = 19_600
-"""What decoding in float32 takes beside the weights: 8 GB at 640 x 640, 18 GB at 960 x 960, the upper end of both."""
+WORKING_TENSORS = 8
+INPUT_BYTES = 350_000_000
+"""Tensors of one vector per token alive in a pass, and what is there whatever the picture's size.
+
+Fitted from above to passes on an H200 (benchmarks: bf16 and fp8, resident and streamed, 32,928 and 73,920 tokens).
+"""
+
+VAE_BYTES_PER_PIXEL = {"float32": 23_800, "bfloat16": 12_900}
+"""What decoding takes beside the weights: 10.0 and 5.4 GB in all at 448 x 896, measured on an H200."""
 
 KERNELS_BYTES = 1_000_000_000
 """The CUDA context, kernels and the workspaces of the libraries."""
+
+WHOLE_BESIDE_BYTES = 14_000_000_000
+"""So much is to be free beside the transformer for it to stay on the GPU as a whole: the runner's rule."""
 
 PROGRAM_BYTES = 1_900_000_000
 """RAM beside the weights: what the reference program took on an H200 machine."""
 
 SHARE_OF_PEAK = 0.6
-"""Of the vendor's bfloat16 peak that large matrices and attention reach."""
+"""Of the vendor's bfloat16 peak that a pass reaches; measured on an H200: 0.61."""
 
 BYTES_PER_S_OF_LANE = 1.5625e9
 """Page-locked copies over one lane of PCIe 4.0: 25 GB/s over 16. Each generation doubles it."""
 
-VAE_S_PER_PIXEL = (1.71 + 2.79) / (448 * 896)
+VAE_S_PER_PIXEL = (1.52 + 2.46) / (448 * 896)
 VAE_TFLOPS = 989.0
-"""Encoding and decoding a chunk took 4.5 s at 448 x 896 on a card of this peak; others in proportion."""
+"""Encoding and decoding a chunk took 4.0 s at 448 x 896 on a card of this peak; others in proportion."""
 
 PASSES_OF_GUIDANCE = {(False, False): 1, (False, True): 2, (True, False): 2, (True, True): 3}
 """Passes of a step by whether text and audio guidance are on."""
@@ -191,25 +201,32 @@ def outside_bytes(sizes: DiTConfig = PUBLISHED) -> int:
 
 def working_bytes(shape: JobShape, chunk_frames: int, sizes: DiTConfig = PUBLISHED) -> int:
     """What a pass takes on the GPU beside weights, in 16 bits."""
-    return WORKING_TENSORS * num_tokens(shape, chunk_frames) * sizes.dim * 2
+    return INPUT_BYTES + WORKING_TENSORS * num_tokens(shape, chunk_frames) * sizes.dim * 2
 
 
-def decoding_bytes(shape: JobShape) -> int:
-    """What the video VAE takes on the GPU, its weights included."""
-    return VAE_BYTES + VAE_BYTES_PER_PIXEL * shape.width * shape.height
+def decoding_bytes(shape: JobShape, *, whole: bool) -> int:
+    """What the video VAE takes on the GPU, its weights included. `whole`: in float32, beside a whole transformer."""
+    if whole:
+        return VAE_BYTES + VAE_BYTES_PER_PIXEL["float32"] * shape.width * shape.height
+    return VAE_BYTES // 2 + VAE_BYTES_PER_PIXEL["bfloat16"] * shape.width * shape.height
+
+
+def all_parameters(sizes: DiTConfig = PUBLISHED) -> int:
+    """Parameters of the transformer."""
+    return outside_bytes(sizes) // 2 + sizes.num_layers * block_parameters(sizes)
 
 
 def resident_blocks(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig = PUBLISHED) -> int:
     """Blocks that stay on the GPU: by the profile's number of parameters, else as many as there is room for."""
-    block = block_bytes(profile.quant, sizes)
-    if profile.num_persistent_param_in_dit is not None:
-        left = profile.num_persistent_param_in_dit - outside_bytes(sizes) // 2
+    block, persistent = block_bytes(profile.quant, sizes), profile.num_persistent_param_in_dit
+    if persistent is not None and persistent < all_parameters(sizes):
+        left = persistent - outside_bytes(sizes) // 2
         return max(0, min(sizes.num_layers, left // block_parameters(sizes)))
-    beside = max(working_bytes(shape, profile.chunk_frames, sizes), decoding_bytes(shape))
-    room = free_bytes - KERNELS_BYTES - outside_bytes(sizes) - beside
-    if sizes.num_layers * block <= room:
+    if sizes.num_layers * block + outside_bytes(sizes) + WHOLE_BESIDE_BYTES <= free_bytes:
         return sizes.num_layers
-    return max(0, room // block - 2)
+    beside = max(working_bytes(shape, profile.chunk_frames, sizes) + 2 * block, decoding_bytes(shape, whole=False))
+    room = free_bytes - KERNELS_BYTES - outside_bytes(sizes) - beside
+    return max(0, min(sizes.num_layers - 1, room // block))
 
 
 def persistent_parameters(num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:
@@ -219,15 +236,13 @@ def persistent_parameters(num_resident: int, sizes: DiTConfig = PUBLISHED) -> in
 
 def vram_bytes(shape: JobShape, profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:
     """Peak on the GPU: the largest of the stages; between passes and decoding the resident blocks stay."""
-    block = block_bytes(profile.quant, sizes)
-    stays = num_resident * block
-    slots = 2 * block if num_resident < sizes.num_layers else 0
-    if not slots and sizes == PUBLISHED:
+    block, whole = block_bytes(profile.quant, sizes), num_resident == sizes.num_layers
+    stays = num_resident * block + outside_bytes(sizes)
+    if whole and sizes == PUBLISHED:
         stays += IMAGE_ENCODER_BYTES + VAE_BYTES  # with the whole transformer the other networks stay, too
-    passes = stays + slots + outside_bytes(sizes) + working_bytes(shape, profile.chunk_frames, sizes)
-    decoding = stays + (outside_bytes(sizes) if num_resident else 0) + decoding_bytes(shape)
-    text = TEXT_ENCODER_BYTES[profile.quant] if sizes == PUBLISHED else 0
-    return KERNELS_BYTES + max(passes, decoding, text)
+    passes = (0 if whole else 2 * block) + working_bytes(shape, profile.chunk_frames, sizes)
+    text = TEXT_STAGE_BYTES if sizes == PUBLISHED else 0
+    return KERNELS_BYTES + max(stays + passes, stays + decoding_bytes(shape, whole=whole), text)
 
 
 def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True) -> int:
@@ -244,7 +259,7 @@ def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED,
     streamed = (sizes.num_layers + 1) * block_bytes(profile.quant, sizes) if num_resident < sizes.num_layers else 0
     if sizes != PUBLISHED:
         return PROGRAM_BYTES + streamed
-    encoders = IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES
+    encoders = IMAGE_ENCODER_BYTES + VAE_BYTES // 2 + AUDIO_ENCODER_BYTES
     return PROGRAM_BYTES + max(streamed + outside_bytes(sizes) + encoders, TEXT_ENCODER_BYTES[profile.quant])
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from infinitalk_cli import __version__
+from infinitalk_cli.bench_store import store_bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
@@ -117,6 +118,8 @@ def bench(
         chosen = tuple(names or ("ceilings", "bf16", "fp8"))
         wishes = BenchWishes(chosen, int(height), int(width), repeats, device, is_tiny=tiny)
         record = run_bench(wishes, lambda found: console.note(result_line(found)))
+        if not tiny and (path := store_bench(record)):
+            console.note(f"kept in {path} for the estimates of talk generate")
         console.result(json.dumps(record), record)
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.estimate import all_parameters
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.job import Job, job_from_flags, read_job
 from infinitalk_cli.profiles import AUTO, Profile
@@ -271,7 +272,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         step_cache_threshold=threshold if options.teacache_threshold is None else options.teacache_threshold,
         color_strength=options.color_strength,
         reference_by_index=options.reference_by_index,
-        resident_parameters=profile.num_persistent_param_in_dit,
+        resident_parameters=resident_parameters(profile),
     )
     check_request(request)
     refuse_gpuless(run)
@@ -279,6 +280,12 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
         request = replace(request, loras=request.loras or preset_loras(profile, files, weights_dir))
     return PreparedRun(request, run)
+
+
+def resident_parameters(profile: Profile) -> int | None:
+    """How many parameters stay on the GPU; None where the profile asks for all, which may stay if they fit."""
+    number = profile.num_persistent_param_in_dit
+    return None if number is None or number >= all_parameters() else number
 
 
 def options_said(options: GenerateOptions) -> Said:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from infinitalk_cli.bench_store import measured_flops_per_s
 from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError
 from infinitalk_cli.estimate import PUBLISHED, Estimate, JobShape, estimate, rate_of
 from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu
@@ -163,7 +164,8 @@ def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTC
 def estimate_run(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig = PUBLISHED) -> Estimate:
     """Predict the run of a settled profile."""
     free_bytes = run.gpu.free_bytes if run.gpu else None
-    return estimate(shape, profile, rate_of(run.gpu), free_bytes=free_bytes, sizes=sizes)
+    measured = measured_flops_per_s(run.gpu.name, profile.quant) if run.gpu else None
+    return estimate(shape, profile, rate_of(run.gpu, measured), free_bytes=free_bytes, sizes=sizes)
 
 
 def read_sizes(weights_dir: Path) -> DiTConfig | None:

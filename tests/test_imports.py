@@ -37,10 +37,12 @@ DATA = (
     "job",
     "job_schema",
     "profile*",
+    "bench_store",
     "estimate",
     "settings_files",
     "request",
     "weights",
+    "compact",
     "hardware*",
 )
 """The shell's dataclasses and what makes them."""
@@ -55,6 +57,7 @@ SHELL = (
     "doctor*",
     "download_command",
     "weights_commands",
+    "convert_command",
 )
 
 ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*")
@@ -80,17 +83,17 @@ ROOMS = (
     Room(("main",), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
     Room(("console",), may=("errors", "progress")),
     Room(("job", "job_schema"), may=("errors",)),
-    Room(("weights",), may=("errors",)),
+    Room(("weights", "compact"), may=("errors", "file_headers")),
     Room(STORE, may=("errors", "progress", "weights")),
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(
-        ("download_command", "weights_commands"),
+        ("download_command", "weights_commands", "convert_command"),
         may=("console", "options", "run_choice", *DATA),
-        inside=(*STORE, "weights_reports"),
+        inside=(*STORE, "weights_reports", "convert", "memory*"),
     ),
     Room(("hardware*",), may=("errors",)),
     Room(
-        ("profiles", "profile_table", "profile_choice", "settings_files", "estimate"),
+        ("profiles", "profile_table", "profile_choice", "settings_files", "bench_store", "estimate"),
         may=("errors", "hardware*", "models.config"),
     ),
     Room(("run_reports",), may=("console", "run_choice", *DATA), typing_only=("run_plan",)),
@@ -108,8 +111,8 @@ ROOMS = (
     Room(("memory*",), may=("errors", "models.config"), heavy=True),
     Room(("media*",), may=("errors",), heavy=True),
     Room(
-        ("runner", "run_plan", "run_progress", "networks", "measure", "demo*"),
-        may=("", *DATA, *ENGINE_PACKAGES),
+        ("runner", "run_plan", "run_progress", "networks", "convert", "measure", "demo*"),
+        may=("", *DATA, "part_file", *ENGINE_PACKAGES),
         heavy=True,
     ),
     Room(("bench", "web*"), may=("", *SHELL, "runner", "measure", "models*"), heavy=True),

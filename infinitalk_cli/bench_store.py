@@ -1,0 +1,81 @@
+"""What `talk bench` measured on this machine, kept for the estimates of later runs: one JSON file per kind of GPU.
+
+Only a rate is taken from it: useful arithmetic per second in a pass, by the form of the weights. It holds for other
+sizes of the picture as far as a rate can. A file that can't be read or is of another shape counts as none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from infinitalk_cli.profile_table import Quant
+
+FORM_OF_QUANT: dict[Quant, str] = {"none": "bf16", "fp8": "fp8", "int8": "int8"}
+"""How the bench names the forms of the weights."""
+
+PUBLISHED_TFLOP = 100.0
+"""A pass of the published size has more work than this, one of the small networks far less."""
+
+
+def bench_folder() -> Path:
+    """Where results are kept, there or not."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("infinitalk-cli", appauthor=False)) / "bench"
+
+
+def store_bench(document: Mapping[str, Any], folder: Path | None = None) -> Path | None:
+    """Keep a bench's document if it says something about a run: a GPU, and a pass of the published size.
+
+    Passes measured before and not again stay. Returns: the file, None if nothing was kept.
+    """
+    passes = {found["name"]: found for found in _passes(document)}
+    gpu = document.get("gpu")
+    if not passes or not isinstance(gpu, str):
+        return None
+    path = _path(gpu, folder)
+    known = {found["name"]: found for found in _passes(_read(path))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**document, "results": list({**known, **passes}.values())}, indent=1)
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def measured_flops_per_s(gpu_name: str, quant: Quant, folder: Path | None = None) -> float | None:
+    """The rate of a pass on this kind of GPU with weights of this form, None if it was not measured."""
+    form = FORM_OF_QUANT[quant]
+    names = (form, f"{form}-streamed")
+    rates = [
+        float(found["tflop"]) * 1e12 / float(found["median_s"])
+        for found in _passes(_read(_path(gpu_name, folder)))
+        if found["name"] in names
+    ]
+    return min(rates, default=None)
+
+
+def _path(gpu: str, folder: Path | None) -> Path:
+    return (folder or bench_folder()) / f"{re.sub(r'[^A-Za-z0-9]+', '-', gpu).strip('-')}.json"
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _passes(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The results that are passes of the published size."""
+    for found in document.get("results") or ():
+        try:
+            if float(found["tflop"]) > PUBLISHED_TFLOP and float(found["median_s"]) > 0 and found["name"]:
+                yield found
+        except (KeyError, TypeError, ValueError):
+            continue
