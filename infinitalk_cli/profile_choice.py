@@ -97,8 +97,7 @@ def fit(
         found = _fitted(settle(profile, wishes, "infinitetalk", preset), wishes, hardware, gpu, shape)
         if found is not None:
             fitted, reason = found
-            told += [text for text in (why, reason) if text]
-            return Choice(fitted, gpu, tuple(told))
+            return Choice(fitted, gpu, tuple(text for text in (*told, why, reason) if text))
     last = settle(list(_rungs(base, wishes, gpu))[-1][0], wishes, "infinitetalk", preset)
     shortfall = memory_shortfall(last, hardware, gpu, shape)
     return Choice(last, gpu, tuple(told), shortfall, remedy(last, hardware, gpu))
@@ -171,7 +170,7 @@ def _rungs(base: Profile, wishes: Wishes, gpu: Gpu) -> Iterator[tuple[Profile, s
     quant = base.quant if base.quant != "none" or wishes.quant is not None else _eight_bits(gpu)
     yield base, ""
     if base.num_persistent_param_in_dit != 0:
-        yield replace(base, num_persistent_param_in_dit=None), "as many blocks stay on the GPU as its free memory holds"
+        yield replace(base, num_persistent_param_in_dit=None), ""
     if base.quant == "none" and wishes.quant is None:
         smaller = replace(base, quant=quant, num_persistent_param_in_dit=None)
         yield smaller, "bfloat16 weights do not fit: 8-bit ones"
@@ -184,21 +183,22 @@ def _fitted(
 ) -> tuple[Profile, str] | None:
     """The profile if it fits, wholly on the GPU if RAM is too short to stream from; and why."""
     if not memory_shortfall(profile, hardware, gpu, shape):
-        return _counted(profile, gpu, shape), ""
+        return _counted(profile, gpu, shape)
     whole = replace(profile, num_persistent_param_in_dit=None)
     if wishes.num_persistent_param_in_dit is not None or memory_shortfall(whole, hardware, gpu, shape):
         return None
-    return _counted(whole, gpu, shape), "RAM is too short to stream from: the blocks stay on the GPU"
+    return _counted(whole, gpu, shape)[0], "RAM is too short to stream from: the blocks stay on the GPU"
 
 
-def _counted(profile: Profile, gpu: Gpu, shape: JobShape | None) -> Profile:
-    """With the number of parameters that stay, where it is not all of them."""
+def _counted(profile: Profile, gpu: Gpu, shape: JobShape | None) -> tuple[Profile, str]:
+    """With the number of parameters that stay, where the profile leaves it open and it is not all of them."""
     if profile.num_persistent_param_in_dit is not None or gpu.free_bytes is None:
-        return profile
+        return profile, ""
     num_resident = resident_blocks(profile, shape or shape_of(profile), gpu.free_bytes)
     if num_resident == PUBLISHED_BLOCKS:
-        return profile
-    return replace(profile, num_persistent_param_in_dit=persistent_parameters(num_resident))
+        return profile, ""
+    counted = replace(profile, num_persistent_param_in_dit=persistent_parameters(num_resident))
+    return counted, f"its free memory holds {num_resident} of {PUBLISHED_BLOCKS} blocks, the others are streamed"
 
 
 def remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:

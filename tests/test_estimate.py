@@ -1,0 +1,139 @@
+"""Predictions of memory and time: the arithmetic, and measured passes it must never fall short of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from infinitalk_cli.estimate import (
+    JobShape,
+    Rate,
+    block_bytes,
+    copy_rate,
+    estimate,
+    find_card,
+    num_chunks,
+    num_tokens,
+    outside_bytes,
+    pass_flops,
+    passes_per_step,
+    persistent_parameters,
+    ram_bytes,
+    rate_of,
+    resident_blocks,
+    vram_bytes,
+    working_bytes,
+)
+from infinitalk_cli.hardware import Gpu, PcieLink
+from infinitalk_cli.profiles import Quant, Wishes, find_preset, find_profile, settle
+
+SQUARE = JobShape(640, 640, 81)
+STREAMED = find_profile("rtx-4090")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "tokens", "pflop"),
+    [(640, 640, 33_600, 1.895), (832, 448, 30_576, 1.649), (960, 960, 75_600, 6.860), (1280, 704, 73_920, 6.606)],
+)
+def test_work_of_a_pass(width: int, height: int, tokens: int, pflop: float) -> None:
+    shape = JobShape(width, height, 81)
+    assert num_tokens(shape, 81) == tokens
+    assert pass_flops(shape, 81) / 1e15 == pytest.approx(pflop, abs=0.0006)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "quant", "on_gpu", "measured_gb"),
+    [
+        (896, 448, "none", 40, 40.729),
+        (896, 448, "fp8", 40, 22.237),
+        (896, 448, "none", 2, 5.325),
+        (896, 448, "fp8", 2, 4.567),
+        (1280, 704, "fp8", 2, 7.768),
+    ],
+)
+def test_memory_of_a_pass_is_predicted_from_above(
+    width: int, height: int, quant: Quant, on_gpu: int, measured_gb: float
+) -> None:
+    """Peaks of allocated memory measured by the bench on an H200; `on_gpu`: blocks there, slots included."""
+    predicted = on_gpu * block_bytes(quant) + outside_bytes() + working_bytes(JobShape(width, height, 81), 81)
+    assert 1.0 <= predicted / 1e9 / measured_gb <= 1.1
+
+
+def test_chunks_cover_the_video() -> None:
+    assert [num_chunks(frames, STREAMED) for frames in (1, 81, 82, 153, 154)] == [1, 1, 2, 2, 3]
+
+
+def test_passes_follow_the_guidance() -> None:
+    by_preset = [passes_per_step(settle(STREAMED, Wishes(), "infinitetalk", find_preset(name))) for name in PRESETS]
+    assert by_preset == [3, 2, 1]
+
+
+PRESETS = ("quality", "balanced", "fast")
+
+
+def test_time_is_that_of_the_arithmetic() -> None:
+    found = estimate(SQUARE, STREAMED, Rate(1e14, 25e9), free_bytes=24 * 10**9)
+    assert found.pass_s == pytest.approx(18.95, abs=0.01)
+    assert found.passes_per_chunk == 120
+    assert found.seconds == pytest.approx(120 * 18.95, abs=1)
+
+
+def test_a_slow_slot_makes_copies_the_limit() -> None:
+    found = estimate(SQUARE, STREAMED, Rate(1e15, 1e9), free_bytes=24 * 10**9)
+    assert found.pass_s == pytest.approx(40 * block_bytes("fp8") / 1e9)
+
+
+def test_without_a_rate_no_time_is_invented() -> None:
+    found = estimate(SQUARE, STREAMED, Rate(), free_bytes=24 * 10**9)
+    assert found.seconds is None
+    assert "talk bench" in found.basis
+
+
+def test_a_vendors_figure_is_called_a_prediction_and_a_measured_one_is_not() -> None:
+    card = Gpu(0, name="NVIDIA GeForce RTX 4090", total_bytes=24 << 30)
+    assert "prediction, not a measurement" in rate_of(card).basis
+    assert rate_of(card, 1.2e14).flops_per_s == 1.2e14
+    assert "talk bench" in rate_of(card, 1.2e14).basis
+
+
+def test_cards_are_told_apart_by_name_and_memory() -> None:
+    def profile(name: str, gib: int) -> str | None:
+        card = find_card(Gpu(0, name=name, total_bytes=gib << 30))
+        return card.profile if card else None
+
+    assert profile("NVIDIA GeForce RTX 4090", 24) == "rtx-4090"
+    assert profile("NVIDIA GeForce RTX 4090 Laptop GPU", 16) is None
+    assert profile("NVIDIA GeForce RTX 4090 D", 48) is None
+    assert profile("NVIDIA GeForce RTX 3060 Ti", 8) is None
+    assert profile("NVIDIA L40S", 45) == "l40s"
+    assert profile("NVIDIA L40", 45) is None
+    assert find_card(Gpu(0, name="NVIDIA H200", mig_index=1)) is None
+
+
+def test_the_slot_gives_the_copy_rate() -> None:
+    assert copy_rate(Gpu(0, pcie=PcieLink(max_generation=4, max_width=16))) == 25e9
+    assert copy_rate(Gpu(0, pcie=PcieLink(max_generation=5, max_width=16))) == 50e9
+    assert copy_rate(Gpu(0, pcie=PcieLink(max_generation=4, max_width=8))) == 12.5e9
+    assert copy_rate(Gpu(0)) is None
+
+
+def test_persistent_parameters_and_resident_blocks_are_each_others_reverse() -> None:
+    for number in (0, 1, 17, 39):
+        profile = replace(STREAMED, num_persistent_param_in_dit=persistent_parameters(number))
+        assert resident_blocks(profile, SQUARE, 24 * 10**9) == number
+
+
+def test_resident_blocks_fit_in_what_is_free() -> None:
+    profile = replace(STREAMED, num_persistent_param_in_dit=None)
+    for free in range(8 * 10**9, 60 * 10**9, 3 * 10**9):
+        number = resident_blocks(profile, SQUARE, free)
+        assert vram_bytes(SQUARE, profile, number) <= free
+    assert resident_blocks(profile, SQUARE, 40 * 10**9) == 40
+
+
+def test_ram_holds_a_streamed_transformer_whole_and_a_resident_one_not_at_all() -> None:
+    assert 20e9 < ram_bytes(STREAMED, 0) < 24e9
+    assert ram_bytes(STREAMED, 0) == ram_bytes(STREAMED, 39)
+    assert ram_bytes(STREAMED, 40) < 10e9
+    assert ram_bytes(find_profile("default"), 0, on_gpu=False) > 75e9
