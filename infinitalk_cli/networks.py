@@ -57,7 +57,7 @@ def build_dit(
     """
     base = transformer_tensors(open_tensors(files.dit_shards))
     adapter = transformer_tensors(open_tensors(files.adapter)) if files.adapter else {}
-    config = _sizes(DiTConfig.from_json, _read_json(files.dit_config), [files.dit_config])
+    config = read_sizes(DiTConfig.from_json, read_json(files.dit_config), [files.dit_config])
     dit = make_dit(config, merge_tensors(base, adapter), dtype=dtype, device=device, quantize_to=quantize_to)
     for report in apply_loras(dit, loras, only_reference_keys=only_reference_keys):
         if on_lora is not None:
@@ -106,7 +106,7 @@ def make_text_encoder(
     tensors: Mapping[str, TensorRef], tokenizer: Tokenizer, *, dtype: torch.dtype, device: Device
 ) -> TextEncoder:
     """UMT5 from tensors under their published names; its sizes are read off their shapes."""
-    config = _sizes(TextEncoderConfig.from_shapes, _shapes(tensors), _paths(tensors))
+    config = read_sizes(TextEncoderConfig.from_shapes, shapes_of(tensors), _paths(tensors))
     with torch.device("meta"):
         encoder = TextEncoder(config, tokenizer)
     named = text_encoder_tensors(tensors, encoder.state_dict())
@@ -127,7 +127,7 @@ def build_image_encoder(files: WeightFiles, *, dtype: torch.dtype, device: Devic
 
 def make_image_encoder(tensors: Mapping[str, TensorRef], *, dtype: torch.dtype, device: Device) -> ImageEncoder:
     """CLIP's vision tower from tensors under their published names; its sizes are read off their shapes."""
-    config = _sizes(ImageEncoderConfig.from_shapes, _shapes(tensors), _paths(tensors))
+    config = read_sizes(ImageEncoderConfig.from_shapes, shapes_of(tensors), _paths(tensors))
     with torch.device("meta"):
         encoder = ImageEncoder(config)
     named = image_encoder_tensors(tensors, encoder.state_dict())
@@ -142,7 +142,7 @@ def build_vae(files: WeightFiles, *, dtype: torch.dtype = torch.float32, device:
 
 def make_vae(tensors: Mapping[str, TensorRef], *, dtype: torch.dtype, device: Device) -> VideoVAE:
     """The video VAE from tensors under their published names; its sizes are read off their shapes."""
-    config = _sizes(VAEConfig.from_shapes, _shapes(tensors), _paths(tensors))
+    config = read_sizes(VAEConfig.from_shapes, shapes_of(tensors), _paths(tensors))
     with torch.device("meta"):
         vae = VideoVAE(config)
     load_into(vae, tensors, what="the video VAE", dtype_of=lambda name, stored: dtype, device=device)
@@ -153,8 +153,10 @@ def build_audio_encoder(
     files: WeightFiles, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
 ) -> AudioEncoder:
     """wav2vec2, with the scaling of its input that `preprocessor_config.json` asks for."""
-    config = _sizes(AudioEncoderConfig.from_json, _read_json(files.audio_encoder_config), [files.audio_encoder_config])
-    do_normalize = bool(_read_json(files.audio_preprocessor_config).get("do_normalize", True))  # the library's default
+    config = read_sizes(
+        AudioEncoderConfig.from_json, read_json(files.audio_encoder_config), [files.audio_encoder_config]
+    )
+    do_normalize = bool(read_json(files.audio_preprocessor_config).get("do_normalize", True))  # the library's default
     return make_audio_encoder(
         config, open_tensors(files.audio_encoder), do_normalize=do_normalize, dtype=dtype, device=device
     )
@@ -176,7 +178,7 @@ def make_audio_encoder(
     return encoder
 
 
-def _shapes(tensors: Mapping[str, TensorRef]) -> dict[str, tuple[int, ...]]:
+def shapes_of(tensors: Mapping[str, TensorRef]) -> dict[str, tuple[int, ...]]:
     """Shapes by name; the data of an 8-bit weight counts as the weight."""
     return {name.removesuffix("._data"): ref.shape for name, ref in tensors.items()}
 
@@ -185,7 +187,7 @@ def _paths(tensors: Mapping[str, TensorRef]) -> list[Path]:
     return sorted({ref.path for ref in tensors.values()})
 
 
-def _sizes(read: Callable[[Any], Config], source: object, paths: Iterable[Path]) -> Config:
+def read_sizes(read: Callable[[Any], Config], source: object, paths: Iterable[Path]) -> Config:
     """A network's sizes from its config or its shapes, with the file's name in the complaint."""
     try:
         return read(source)
@@ -196,7 +198,7 @@ def _sizes(read: Callable[[Any], Config], source: object, paths: Iterable[Path])
         raise WeightsError(f"{where}: {reason}", hint=hint) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,7 +2,8 @@
 
 The layouts are those of the published downloads: the base model, the speech encoder and the InfiniteTalk or MultiTalk
 files side by side, or MultiTalk's transformer copied into the base folder as its guide says. Finding files is all that
-happens here; nothing is opened but the small index of the shards.
+happens here; nothing is opened but the small index of the shards and the headers of compact files, which are preferred
+where they still say what their sources say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from infinitalk_cli.compact import IMAGE_ENCODER as COMPACT_IMAGE_ENCODER
+from infinitalk_cli.compact import Form, is_current, text_encoder_place, transformer_place
 from infinitalk_cli.errors import InputError, WeightsError
 
 Quant = Literal["none", "fp8", "int8"]
@@ -29,6 +32,10 @@ MULTITALK_ADAPTER = "multitalk.safetensors"
 REPACKAGED = "repackaged"
 SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 NUM_PUBLISHED_SHARDS = 7
+PLAIN_TEXT_ENCODER = f"{BASE}/models_t5_umt5-xxl-enc-bf16.pth"
+IMAGE_ENCODER = f"{BASE}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+
+COMPACT_FORMS: dict[Quant, Form] = {"none": "bf16", "fp8": "fp8", "int8": "int8"}
 
 QUANTISED_TEXT_ENCODERS: dict[Quant, tuple[Quant, ...]] = {"none": (), "fp8": ("fp8",), "int8": ("int8", "fp8")}
 """Which 8-bit text encoders go with a transformer, the best first: InfiniteTalk publishes no int8 one."""
@@ -53,7 +60,7 @@ REPACKAGED_ADAPTERS: dict[str, tuple[str, ...]] = {
 class WeightFiles:
     """The files of one run, all there.
 
-    `dit_shards`: the base transformer's shards, or the one 8-bit file that holds base and adapter; then `adapter` is
+    `dit_shards`: the base transformer's shards, or the one file that holds base and adapter; then `adapter` is
     None. `quant`, `text_encoder_quant`: the form of the transformer and of the text encoder, chosen apart.
     """
 
@@ -93,9 +100,9 @@ def choose_engine(weights_dir: Path, *, num_speakers: int, quant: Quant = "none"
     """The engine whose transformer is there: InfiniteTalk if both are, or none."""
     engines: tuple[Engine, ...] = ("infinitetalk", "multitalk")
     for engine in engines:
-        adapters = _adapters(weights_dir, engine, num_speakers)
-        wanted = adapters if quant == "none" else _quantised(weights_dir, engine, num_speakers, quant)
-        if _first_present(wanted).is_file():
+        wanted = _adapters(weights_dir, engine, num_speakers) if quant == "none" else ()
+        whole = _whole_transformers(weights_dir, engine, num_speakers, quant)
+        if whole or any(path.is_file() for path in wanted):
             return engine
     return "infinitetalk"
 
@@ -121,14 +128,9 @@ def locate(
         engine = "multitalk" if "multitalk" in adapter.name.lower() else "infinitetalk"
     engine = engine or choose_engine(weights_dir, num_speakers=num_speakers, quant=quant)
     base, speech = weights_dir / BASE, weights_dir / SPEECH
-    if quant == "none":
-        shards, adapter = (
-            _base_shards(base, weights_dir / REPACKAGED),
-            adapter or _first_present(_adapters(weights_dir, engine, num_speakers)),
-        )
-    else:
-        shards = (_first_present(_quantised(weights_dir, engine, num_speakers, quant)),)
+    shards, adapter = _transformer(weights_dir, engine, num_speakers, quant, adapter)
     text_encoder, text_encoder_quant = _text_encoder(weights_dir, quant)
+    image_encoder = weights_dir / COMPACT_IMAGE_ENCODER
     files = WeightFiles(
         dit_config=base / "config.json",
         dit_shards=shards,
@@ -138,7 +140,7 @@ def locate(
         text_encoder=text_encoder,
         text_encoder_quant=text_encoder_quant,
         tokenizer=base / "google" / "umt5-xxl" / "tokenizer.json",
-        image_encoder=base / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+        image_encoder=image_encoder if is_current(image_encoder, weights_dir) else weights_dir / IMAGE_ENCODER,
         vae=base / "Wan2.1_VAE.pth",
         audio_encoder=speech / "model.safetensors",
         audio_encoder_config=speech / "config.json",
@@ -146,6 +148,12 @@ def locate(
     )
     _refuse_missing(files, weights_dir, num_speakers)
     return files
+
+
+def plain_transformer(weights_dir: Path, *, num_speakers: int, engine: Engine) -> tuple[tuple[Path, ...], Path]:
+    """The base transformer's files and the adapter, in the form in which they are published; missing ones too."""
+    shards = _base_shards(weights_dir / BASE, weights_dir / REPACKAGED)
+    return shards, _first_present(_adapters(weights_dir, engine, num_speakers))
 
 
 def all_paths(files: WeightFiles) -> tuple[Path, ...]:
@@ -173,6 +181,36 @@ def _adapters(weights_dir: Path, engine: Engine, num_speakers: int) -> Sequence[
     return weights_dir / INFINITETALK / kind / "infinitetalk.safetensors", *repackaged
 
 
+def _transformer(
+    weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant, adapter: Path | None
+) -> tuple[tuple[Path, ...], Path | None]:
+    """The transformer's files and its adapter, if that is apart; missing ones too.
+
+    A compact file with LoRAs in it is the last resort, as the published ones are.
+    """
+    whole = _whole_transformers(weights_dir, engine, num_speakers, quant)
+    if quant != "none":
+        return (next(iter(whole), _quantised(weights_dir, engine, num_speakers, quant)[0]),), None
+    shards, own_adapter = plain_transformer(weights_dir, num_speakers=num_speakers, engine=engine)
+    if adapter is not None:
+        return shards, adapter
+    plain = weights_dir / transformer_place(engine, num_speakers, "bf16")
+    if whole and (whole[0] == plain or not all(path.is_file() for path in (*shards, own_adapter))):
+        return (whole[0],), None
+    return shards, own_adapter
+
+
+def _whole_transformers(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant) -> list[Path]:
+    """The files there that hold base and adapter, the best first: compact, published, with LoRAs in them."""
+    form = COMPACT_FORMS[quant]
+    compact = [
+        weights_dir / transformer_place(engine, num_speakers, form, has_loras=has_loras) for has_loras in (False, True)
+    ]
+    published = [] if quant == "none" else _quantised(weights_dir, engine, num_speakers, quant)
+    first, last = ([path] if is_current(path, weights_dir) else [] for path in compact)
+    return [*first, *(path for path in published if path.is_file()), *last]
+
+
 def _quantised(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant) -> Sequence[Path]:
     """Files that hold base and adapter in 8 bits, those with a speed LoRA in them last.
 
@@ -188,14 +226,22 @@ def _quantised(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quan
 
 def _text_encoder(weights_dir: Path, quant: Quant) -> tuple[Path, Quant]:
     """The text encoder and its form: an 8-bit one from either model's folder, or the plain one if that is there."""
-    plain = weights_dir / BASE / "models_t5_umt5-xxl-enc-bf16.pth"
-    candidates: list[tuple[Path, Quant]] = [
-        (weights_dir / folder / "quant_models" / f"t5_{form}.safetensors", form)
-        for form in QUANTISED_TEXT_ENCODERS[quant]
-        for folder in (INFINITETALK, MULTITALK)
-    ]
-    candidates.append((plain, "none"))
-    return next((found for found in candidates if found[0].is_file()), candidates[0])
+    for form in QUANTISED_TEXT_ENCODERS[quant]:
+        compact = weights_dir / text_encoder_place(COMPACT_FORMS[form])
+        if is_current(compact, weights_dir):
+            return compact, form
+        for folder in (INFINITETALK, MULTITALK):
+            published = weights_dir / folder / "quant_models" / f"t5_{form}.safetensors"
+            if published.is_file():
+                return published, form
+    plain = weights_dir / PLAIN_TEXT_ENCODER
+    compact = weights_dir / text_encoder_place("bf16")
+    if is_current(compact, weights_dir):
+        return compact, "none"
+    if quant == "none" or plain.is_file():
+        return plain, "none"
+    first = QUANTISED_TEXT_ENCODERS[quant][0]
+    return weights_dir / INFINITETALK / "quant_models" / f"t5_{first}.safetensors", first
 
 
 def _base_shards(base: Path, repackaged: Path) -> tuple[Path, ...]:

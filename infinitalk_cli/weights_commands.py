@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
+from infinitalk_cli.convert_command import ConvertOptions, convert_weights
 from infinitalk_cli.download_command import profile_quant
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.options import Engine, Quant, taking
@@ -39,9 +40,11 @@ weights_app = typer.Typer(
     talk weights ls
     talk weights verify --full
     talk weights import ComfyUI/models
+    talk weights convert --quant fp8
     talk weights rm --quant fp8 --dry-run
     """,
 )
+weights_app.command("convert")(taking(ConvertOptions)(convert_weights))
 
 
 @weights_app.command("ls")

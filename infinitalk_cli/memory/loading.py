@@ -149,6 +149,11 @@ def load_into(
     _reset_buffers(module, torch.device(device))
 
 
+def check_fit(module: nn.Module, tensors: Mapping[str, TensorRef], *, what: str) -> None:
+    """Compare names and shapes alone. Raises: WeightsError: as `load_into`."""
+    _check(_find_slots(module), tensors, nothing_ignored, what)
+
+
 def own_tensors(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers of a module itself, not of its submodules, with their names in it."""
     yield from owner.named_parameters(recurse=False, remove_duplicate=False)

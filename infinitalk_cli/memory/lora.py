@@ -17,7 +17,7 @@ the rest without a word; `only_reference_keys` reproduces its result.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,24 @@ class _Change:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class LoraPlan:
+    """What LoRA files add to the parameters of a network. Nothing of it is read yet."""
+
+    reports: tuple[LoraReport, ...]
+    _additions: Mapping[str, list[tuple[float, _Change]]]
+
+    @property
+    def parameters(self) -> Collection[str]:
+        """Those that something is added to."""
+        return self._additions.keys()
+
+    def additions_to(self, parameter: str, device: torch.device) -> Iterator[Tensor]:
+        """What each file adds to a parameter, in the files' order; float32, in the shape of the parameter."""
+        for scale, change in self._additions.get(parameter, ()):
+            yield scale * change.make(device)
+
+
 def read_lora(path: Path, scale: float = 1.0) -> Lora:
     """Open a LoRA file. Raises: WeightsError: as `open_tensors`."""
     return Lora(path, scale, open_tensors(path))
@@ -96,15 +114,22 @@ def apply_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys
     Returns: one report per file.
     Raises: WeightsError: if a file has no effect; nothing is changed then.
     """
+    plan = plan_loras(module, loras, only_reference_keys=only_reference_keys)
+    targets = _Targets(module)
+    for parameter in plan.parameters:
+        targets.add(parameter, plan)
+    return list(plan.reports)
+
+
+def plan_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys: bool = False) -> LoraPlan:
+    """What LoRA files would add to a network, which may lie on the `meta` device. Raises: as `apply_loras`."""
     targets = _Targets(module)
     plans = [_plan(lora, targets, only_reference_keys) for lora in loras]
     additions: dict[str, list[tuple[float, _Change]]] = {}
     for lora, (changes, _) in zip(loras, plans, strict=True):
         for change in changes:
             additions.setdefault(change.parameter, []).append((lora.scale, change))
-    for parameter, scaled_changes in additions.items():
-        targets.add(parameter, scaled_changes)
-    return [report for _, report in plans]
+    return LoraPlan(tuple(report for _, report in plans), additions)
 
 
 class _Targets:
@@ -132,12 +157,12 @@ class _Targets:
         return "" if change.shape == shape else f"shape {list(change.shape)}, {change.parameter} has {list(shape)}"
 
     @torch.no_grad()
-    def add(self, parameter: str, scaled_changes: Sequence[tuple[float, _Change]]) -> None:
+    def add(self, parameter: str, plan: LoraPlan) -> None:
         """Sum in float32, round once."""
         layer = self._quantized.get(parameter)
         total = self._plain[parameter].to(torch.float32, copy=True) if layer is None else layer.dequantized()
-        for scale, change in scaled_changes:
-            total += scale * change.make(total.device)
+        for addition in plan.additions_to(parameter, total.device):
+            total += addition
         if layer is None:
             self._plain[parameter].copy_(total)
         else:
