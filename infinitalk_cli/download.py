@@ -43,7 +43,7 @@ class Meter:
     stage: str = "download"
     _done_bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
-    _started_s: float = field(default_factory=time.monotonic)
+    _started_s: float = field(default_factory=lambda: time.monotonic())
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque[tuple[float, int]]())
 
     def add(self, count: int) -> None:
@@ -59,13 +59,14 @@ class Meter:
             self._samples.popleft()
         then_s, then = self._samples[0]
         speed = max(done - then, 0) / (now_s - then_s) if now_s > then_s else 0.0
+        unit, factor = ("GB", 1e9) if self.total_bytes >= 1e9 else ("MB", 1e6)
         return Progress(
             stage=self.stage,
             fraction=min(done / self.total_bytes, 1.0) if self.total_bytes else 1.0,
             elapsed_s=now_s - self._started_s,
             eta_s=(self.total_bytes - done) / speed if speed else None,
             message=message,
-            amount=f"{done / 1e9:.2f} of {self.total_bytes / 1e9:.2f} GB at {speed / 1e6:.1f} MB/s",
+            amount=f"{done / factor:.1f} of {self.total_bytes / factor:.1f} {unit} at {speed / 1e6:.1f} MB/s",
         )
 
 

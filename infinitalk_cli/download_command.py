@@ -133,11 +133,8 @@ def download(options: DownloadOptions) -> None:
     """
     console = Console(quiet=options.quiet, as_json=options.as_json)
     with errors_as_exit_codes(console):
-        from infinitalk_cli.manifest import at_revisions, only_files, plan_files
-
-        files = plan_files(wanted_need(options, console))
-        files = at_revisions(only_files(files, options.only) if options.only else files, options.revision or ())
         weights_dir = find_weights_dir(options.weights_dir)
+        files = wanted_files(options, weights_dir, console)
         if options.dry_run:
             from infinitalk_cli.weights_reports import plan_record, plan_table
 
@@ -145,6 +142,17 @@ def download(options: DownloadOptions) -> None:
             console.result(plan_table(plan), plan_record(plan))
         else:
             fill(options, files, weights_dir, console)
+
+
+def wanted_files(options: DownloadOptions, weights_dir: Path, console: Console) -> "Sequence[HubFile]":
+    """The published files that the options ask for, but for those that compact files here have replaced."""
+    from infinitalk_cli.download_plan import without_replaced
+    from infinitalk_cli.manifest import at_revisions, only_files, plan_files
+
+    need = wanted_need(options, console)
+    files = plan_files(need)
+    files = only_files(files, options.only) if options.only else without_replaced(files, need, weights_dir)
+    return at_revisions(files, options.revision or ())
 
 
 def wanted_need(options: DownloadOptions, console: Console) -> "Need":

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from infinitalk_cli.compact import IMAGE_ENCODER, is_current, text_encoder_place, transformer_place
 from infinitalk_cli.errors import DoesNotFitError, WeightsError
 from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
-from infinitalk_cli.manifest import HubFile
+from infinitalk_cli.manifest import HubFile, Need, Purpose
 from infinitalk_cli.part_file import part_path
+from infinitalk_cli.weights import COMPACT_FORMS
 from infinitalk_cli.weights_record import Entry, Record
 
 State = Literal["have", "check", "link", "need"]
@@ -136,6 +138,27 @@ def plan_offline(files: Sequence[HubFile], weights_dir: Path, record: Record, hu
             hint="run it again with a network, or `talk weights import DIR` if another folder has them",
         )
     return Plan(weights_dir, tuple(planned), free_bytes(weights_dir))
+
+
+def without_replaced(files: Sequence[HubFile], need: Need, weights_dir: Path) -> tuple[HubFile, ...]:
+    """The files that a run still reads where compact files have taken the place of others.
+
+    Raises: WeightsError: if a compact file is damaged.
+    """
+    replaced = {
+        purpose for purpose, place in replacing_places(need).items() if is_current(weights_dir / place, weights_dir)
+    }
+    return tuple(file for file in files if file.purpose not in replaced or file.path.endswith(".json"))
+
+
+def replacing_places(need: Need) -> dict[Purpose, str]:
+    """Where the compact files of this need would be, by what they replace. A published merged LoRA has no such file."""
+    form = COMPACT_FORMS[need.quant]
+    encoders: dict[Purpose, str] = {"text": text_encoder_place(form), "image": IMAGE_ENCODER}
+    if need.merged_lora:
+        return encoders
+    transformer = transformer_place(need.engine, need.num_speakers, form)
+    return {"transformer": transformer, "adapter": transformer, **encoders}
 
 
 def check_room(plan: Plan) -> None:

@@ -24,6 +24,11 @@ def gigabytes(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
+def counted(number: int) -> str:
+    """1 file, 14 files."""
+    return "1 file" if number == 1 else f"{number} files"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as lines, their columns under one another."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -54,7 +59,7 @@ def plan_note(plan: Plan) -> str:
     free = "unknown" if plan.free_bytes is None else gigabytes(plan.free_bytes)
     num_needed = sum(file.state == "need" for file in plan.files)
     return (
-        f"{len(plan.files)} files, {gigabytes(plan.total_bytes)}; to fetch: {num_needed} files, "
+        f"{counted(len(plan.files))}, {gigabytes(plan.total_bytes)}; to fetch: {counted(num_needed)}, "
         f"{gigabytes(plan.need_bytes)}; free in {plan.weights_dir}: {free}"
     )
 
@@ -102,8 +107,10 @@ def tree_table(folder: Path, files: Sequence[TreeFile], runs: Sequence[Sufficien
         return f"{folder} holds no weights; `talk download --dry-run` says what a run needs"
     rows = [("file", "size", "state"), *((file.place, gigabytes(file.size), file.state) for file in files)]
     total = sum(file.size for file in files)
-    needs = [(run.name, "complete" if not run.missing else f"{len(run.missing)} files missing") for run in runs]
-    return f"{table(rows)}\n{len(files)} files, {gigabytes(total)} in {folder}\n\n{table([('run', 'weights'), *needs])}"
+    needs = [(run.name, f"{counted(len(run.missing))} missing" if run.missing else "complete") for run in runs]
+    return (
+        f"{table(rows)}\n{counted(len(files))}, {gigabytes(total)} in {folder}\n\n{table([('run', 'weights'), *needs])}"
+    )
 
 
 def tree_record(folder: Path, files: Sequence[TreeFile], runs: Sequence[Sufficiency]) -> dict[str, object]:
@@ -179,7 +186,7 @@ def removal_table(files: Sequence[TreeFile]) -> str:
         return "nothing to delete"
     rows = [(file.place, gigabytes(file.size), "" if file.own_bytes else "shared: frees nothing") for file in files]
     freed = sum(file.own_bytes for file in files)
-    return f"{table([('file', 'size', 'note'), *rows])}\n{len(files)} files, {gigabytes(freed)} would be free"
+    return f"{table([('file', 'size', 'note'), *rows])}\n{counted(len(files))}, {gigabytes(freed)} would be free"
 
 
 def removal_record(files: Sequence[TreeFile], *, freed_bytes: int) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Every question is answered from the disk alone. Three kinds of knowledge are used, the strongest that there is: the
 record of a download (the digest that the hub stated), the list of published sums, the header of the file. Files that
-the manifest doesn't know are shown and checked, but never removed: they are the user's.
+neither the manifest nor the converter knows are shown and checked, but never removed: they are the user's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from infinitalk_cli.compact import FOLDER as COMPACT
+from infinitalk_cli.download_plan import replacing_places, without_replaced
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.file_headers import header_problem
 from infinitalk_cli.manifest import HubFile, Need, all_files, plan_files
@@ -33,7 +35,8 @@ class TreeFile:
 
     `state`: "verified" (its digest was the published one, and it has not changed since), "unverified" (nobody has
     compared it), "changed" (it has another length or time than when it was verified), "partial" (of a download).
-    `own_bytes`: what the disk gains when it goes; 0 for a link and for a file that another folder shares.
+    `own_bytes`: what the disk gains when it goes; 0 for a link and for a file that another folder shares. `is_ours`:
+    it can be fetched or made again.
     """
 
     place: str
@@ -162,7 +165,7 @@ def _tree_file(weights_dir: Path, path: Path, record: Record, ours: set[str]) ->
     place, found = path.relative_to(weights_dir).as_posix(), path.stat()
     shared = path.is_symlink() or found.st_nlink > 1
     return TreeFile(
-        place, path, found.st_size, 0 if shared else found.st_size, _state(place, path, record), place in ours
+        place, path, found.st_size, 0 if shared else found.st_size, _state(place, path, record), _is_ours(place, ours)
     )
 
 
@@ -179,22 +182,37 @@ def _missing(weights_dir: Path, need: Need) -> tuple[str, ...]:
     """What a run of this kind would ask for; its loader's word counts, for it takes other forms too."""
     try:
         locate(weights_dir, num_speakers=need.num_speakers, quant=need.quant, engine=need.engine)
-    except WeightsError:
-        files = (file for file in plan_files(need) if not file.optional)
-        lacking = [file for file in files if not any((weights_dir / choice.place).is_file() for choice in file.choices)]
-        return tuple(file.place for file in lacking) or ("a readable index of the shards",)
+    except WeightsError as error:
+        return _lacking_places(weights_dir, need) or (error.message,)
     return ()
 
 
+def _lacking_places(weights_dir: Path, need: Need) -> tuple[str, ...]:
+    try:
+        files = without_replaced(plan_files(need), need, weights_dir)
+    except WeightsError:  # a damaged compact file, which the loader has told already
+        return ()
+    needed = (file for file in files if not file.optional)
+    return tuple(
+        file.place for file in needed if not any((weights_dir / choice.place).is_file() for choice in file.choices)
+    )
+
+
 def _kept_places(weights_dir: Path, need: Need) -> Iterator[str]:
-    """What the need asks for, by its first form that is there, and whatever a run would read."""
-    for file in plan_files(need):
+    """What the need asks for, by its first form that is there; of what was converted, the compact files alone."""
+    for file in without_replaced(plan_files(need), need, weights_dir):
         yield _first_there(weights_dir, file).place
+    yield from replacing_places(need).values()
     try:
         files = locate(weights_dir, num_speakers=need.num_speakers, quant=need.quant, engine=need.engine)
     except WeightsError:
         return
     yield from (path.relative_to(weights_dir).as_posix() for path in all_paths(files))
+
+
+def _is_ours(place: str, ours: set[str]) -> bool:
+    """Whether it can be had again: fetched, or converted. A compact file with LoRAs of the user's in it can't."""
+    return place in ours or (place.startswith(f"{COMPACT}/") and not PurePath(place).stem.endswith("_lora"))
 
 
 def _first_there(weights_dir: Path, file: HubFile) -> HubFile:

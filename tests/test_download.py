@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,8 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import download_command
 from infinitalk_cli import hub as hub_module
+from infinitalk_cli.console import progress_line
+from infinitalk_cli.download import Meter
 from infinitalk_cli.errors import DoesNotFitError
 from infinitalk_cli.main import app
 from infinitalk_cli.weights_record import Record
@@ -524,3 +527,25 @@ def test_wrong_wishes_are_refused_before_the_hub_is_asked(
     assert result.exit_code == 2
     assert words in result.stderr
     assert hub.requests == []
+
+
+def test_progress_tells_total_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    meter = Meter(40 * 10**9)
+    progress = meter.read("a")
+    assert progress.eta_s is None
+    for _ in range(3):
+        now_s += 1
+        meter.add(10**9)
+        progress = meter.read("b.safetensors and 3 more")
+    assert progress.amount == "3.0 of 40.0 GB at 1000.0 MB/s"
+    assert (progress.fraction, progress.eta_s, progress.elapsed_s) == (3 / 40, 37.0, 3.0)
+    assert (
+        progress_line(progress) == "[  8%] download: b.safetensors and 3 more, 3.0 of 40.0 GB at 1000.0 MB/s, 0:37 left"
+    )
+    now_s = 30.0  # only the last seconds count
+    meter.read()
+    now_s = 32.0
+    meter.add(10**8)
+    assert meter.read().amount.endswith("at 50.0 MB/s")

@@ -84,7 +84,7 @@ ROOMS = (
     Room(("console",), may=("errors", "progress")),
     Room(("job", "job_schema"), may=("errors",)),
     Room(("weights", "compact"), may=("errors", "file_headers")),
-    Room(STORE, may=("errors", "progress", "weights")),
+    Room(STORE, may=("errors", "progress", "weights", "compact")),
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(
         ("download_command", "weights_commands", "convert_command"),

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner, Result
 
-from infinitalk_cli import published, weights_import, weights_tree
+from infinitalk_cli import compact, published, weights_import, weights_tree
 from infinitalk_cli.main import app
 from infinitalk_cli.published import Published
 from infinitalk_cli.weights import locate
@@ -319,3 +319,52 @@ def test_rm_keeps_the_text_encoder_that_stands_in(hub: HubServer, tmp_path: Path
     report = report_of("rm", "--quant", "int8", "--yes")
     assert report["files"] == []
     assert locate(tmp_path / "weights", num_speakers=1, quant="int8").text_encoder_quant == "fp8"
+
+
+def make_compact(root: Path, place: str, sources: tuple[str, ...]) -> None:
+    """A file at `place` whose header says that it was made of the sources as they are."""
+    described = [compact.describe_source(root / source, root) for source in sources]
+    metadata = compact.header_metadata(described, {})
+    header = json.dumps({"__metadata__": metadata, "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}).encode()
+    (root / place).parent.mkdir(exist_ok=True)
+    (root / place).write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
+
+
+def test_sources_of_compact_files_may_go_and_are_not_fetched_again(hub: HubServer, tmp_path: Path) -> None:
+    clip, root = COMMON[5], tmp_path / "weights"
+    assert CliRunner().invoke(app, ["download", "--quant", "none"]).exit_code == 0
+    make_compact(root, "compact/infinitetalk_single_bf16.safetensors", (*SHARDS, SINGLE))
+    make_compact(root, "compact/clip_vision_fp16.safetensors", (clip,))
+    make_compact(root, "compact/infinitetalk_single_fp8_lora.safetensors", (*SHARDS, SINGLE))
+    report = report_of("rm", "--quant", "none", "--speakers", "1", "--yes")
+    assert {file["place"] for file in report["files"]} == {*SHARDS, SINGLE, clip}
+    runs = {run["name"]: run for run in report_of("ls")["runs"]}
+    assert runs["infinitetalk bf16, 1 speaker"]["complete"]
+    hub.forget()
+    assert CliRunner().invoke(app, ["download", "--quant", "none"]).exit_code == 0
+    assert hub.requests == []
+    # for two speakers the base is needed again; CLIP is not
+    assert CliRunner().invoke(app, ["download", "--quant", "none", "--speakers", "2"]).exit_code == 0
+    assert len({sent.path for sent in hub.sent}) == len(SHARDS) + 1
+
+
+def test_stale_compact_file_replaces_nothing(hub: HubServer, tmp_path: Path) -> None:
+    clip, root = COMMON[5], tmp_path / "weights"
+    assert CliRunner().invoke(app, ["download", "--only", "image", "--quant", "fp8"]).exit_code == 0
+    make_compact(root, "compact/clip_vision_fp16.safetensors", (clip,))
+    (root / clip).write_bytes(b"another CLIP")
+    assert CliRunner().invoke(app, ["download", "--quant", "fp8"]).exit_code == 0
+    assert (root / clip).read_bytes() == content_at(hub, clip)
+
+
+def test_damaged_compact_file_is_named_by_every_command(hub: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "weights/compact/clip_vision_fp16.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"tampered with")
+    result = CliRunner().invoke(app, ["download", "--quant", "fp8"])
+    assert result.exit_code == 4
+    assert "clip_vision_fp16.safetensors is damaged" in result.stderr
+    assert weights("ls").exit_code == 0
+    assert weights("verify").exit_code == 4
+    assert weights("rm", "compact", "--yes").exit_code == 0
+    assert not path.exists()
