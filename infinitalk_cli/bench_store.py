@@ -73,7 +73,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _passes(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The results that are passes of the published size."""
-    for found in document.get("results") or ():
+    results = document.get("results")
+    for found in results if isinstance(results, list) else ():
         try:
             if float(found["tflop"]) > PUBLISHED_TFLOP and float(found["median_s"]) > 0 and found["name"]:
                 yield found

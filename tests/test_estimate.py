@@ -27,6 +27,9 @@ from infinitalk_cli.estimate import (
 )
 from infinitalk_cli.hardware import Gpu, PcieLink
 from infinitalk_cli.profiles import Quant, Wishes, find_preset, find_profile, settle
+from infinitalk_cli.sampling.chunk_plan import plan_chunks
+from infinitalk_cli.sampling.guidance import pass_kinds
+from infinitalk_cli.sampling.settings import SamplingSettings
 
 SQUARE = JobShape(640, 640, 81)
 STREAMED = find_profile("rtx-4090")
@@ -60,16 +63,19 @@ def test_memory_of_a_pass_is_predicted_from_above(
     assert 1.0 <= predicted / 1e9 / measured_gb <= 1.1
 
 
-def test_chunks_cover_the_video() -> None:
-    assert [num_chunks(frames, STREAMED) for frames in (1, 81, 82, 153, 154)] == [1, 1, 2, 2, 3]
+@pytest.mark.parametrize("motion_frames", [9, 25])
+def test_chunks_are_as_many_as_the_sampler_makes(motion_frames: int) -> None:
+    profile = replace(STREAMED, motion_frames=motion_frames)
+    settings = SamplingSettings(motion_frames=motion_frames)
+    for frames in (1, 80, 81, 82, 152, 153, 154, 1000):
+        assert num_chunks(frames, profile) == len(plan_chunks((frames,), replace(settings, max_frames=frames)))
 
 
-def test_passes_follow_the_guidance() -> None:
-    by_preset = [passes_per_step(settle(STREAMED, Wishes(), "infinitetalk", find_preset(name))) for name in PRESETS]
-    assert by_preset == [3, 2, 1]
-
-
-PRESETS = ("quality", "balanced", "fast")
+@pytest.mark.parametrize("preset", ["quality", "balanced", "fast"])
+def test_passes_are_as_many_as_the_sampler_makes(preset: str) -> None:
+    profile = settle(STREAMED, Wishes(), "infinitetalk", find_preset(preset))
+    kinds = pass_kinds(profile.text_guidance_scale, profile.audio_guidance_scale)
+    assert passes_per_step(profile) == len(kinds)
 
 
 def test_time_is_that_of_the_arithmetic() -> None:

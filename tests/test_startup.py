@@ -27,6 +27,14 @@ def test_help_and_version_import_nothing_heavy(arguments: tuple[str, ...]) -> No
     assert packages & HEAVY == set()
 
 
+@pytest.mark.parametrize("arguments", [("doctor", "--json"), ("profiles", "show", "auto")])
+def test_looking_at_the_machine_loads_no_engine(arguments: tuple[str, ...]) -> None:
+    code, packages = imported_by(*arguments)
+    assert code in (0, 3)
+    assert "psutil" in packages
+    assert packages & {"torch", "transformers", "huggingface_hub", "librosa", "scipy"} == set()
+
+
 def test_wrong_input_is_refused_before_the_engine_is_imported(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
     job.write_text('{"prompt": 1}')

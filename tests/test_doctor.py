@@ -1,0 +1,330 @@
+"""The doctor: each obstacle is found, told with what mends it, and decides the exit code only if it is one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from infinitalk_cli import doctor_commands
+from infinitalk_cli.doctor import Check, Examination, Packages, download_bytes, examine, is_fit, read_packages
+from infinitalk_cli.doctor_commands import check_line, fix_script
+from infinitalk_cli.doctor_deep import make_demo_video, run_probes, write_picture, write_sound
+from infinitalk_cli.doctor_online import check_hub
+from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, parse_version
+from infinitalk_cli.hardware import Hardware
+from infinitalk_cli.main import app
+from infinitalk_cli.profile_choice import choose_profile
+from tests.hardware_fixtures import hardware
+
+GOOD: dict[str, str | None] = {
+    **{name: f"{floor}.99" for name, floor in FLOORS.items()},
+    "torch": "2.11.0+cu128",
+    "transformers": "5.17.0",
+    "huggingface_hub": "2.4.0",
+}
+ENCODERS = frozenset({"libx264", "aac"})
+
+
+def checks_of(
+    seen: Hardware,
+    *,
+    versions: Mapping[str, str | None] | None = None,
+    torch_cuda: tuple[int, int] | None = (12, 8),
+    encoders: frozenset[str] = ENCODERS,
+    weights_dir: Path = Path("no-weights"),
+    python: tuple[int, int] = (3, 11),
+) -> dict[str, Check]:
+    """Every check of this machine with these packages, by name."""
+    packages = Packages({**GOOD, **(versions or {})}, torch_cuda, encoders)
+    found = examine(Examination(seen, packages, choose_profile(seen), weights_dir, python))
+    return {check.name: check for check in found}
+
+
+def fit(checks: Mapping[str, Check]) -> bool:
+    return is_fit(list(checks.values()))
+
+
+@pytest.mark.parametrize("name", ["rtx4090-desktop", "h200", "rtx3090-desktop", "a100-80-pair", "l4-kubernetes"])
+def test_a_machine_that_can_run_is_fit_also_before_the_download(name: str) -> None:
+    checks = checks_of(hardware(name, free_disk_bytes=10**12))
+    assert fit(checks)
+    assert not checks["weights"].ok
+    assert checks["weights"].fix.startswith("talk download --speakers 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "fix"),
+    [
+        ("no-gpu-laptop", "gpu", "talk generate --profile demo"),
+        ("driver-mismatch", "driver", "sudo reboot"),
+        ("rtx4060-laptop-8gb", "ram", "close other programs"),
+        ("a10g-docker", "ram", "raise the memory limit of the container"),
+    ],
+)
+def test_a_machine_that_cannot_run_is_told_why_and_what_mends_it(name: str, check: str, fix: str) -> None:
+    checks = checks_of(hardware(name))
+    assert not fit(checks)
+    assert not checks[check].ok
+    assert checks[check].required
+    assert fix in checks[check].fix
+
+
+def test_wsl_is_told_to_raise_its_share() -> None:
+    checks = checks_of(hardware("rtx4080-wsl2", available_ram_bytes=12 * 10**9))
+    assert "memory=24GB under [wsl2]" in checks["ram"].fix
+    assert "wsl --shutdown" in checks["ram"].fix
+
+
+def test_who_holds_the_gpu_is_named() -> None:
+    pair = hardware("a100-80-pair", environment={"CUDA_VISIBLE_DEVICES": "0"})
+    memory = checks_of(pair)["gpu memory"]
+    assert "on it: " in memory.detail
+    assert "pid" in memory.detail
+
+
+def test_hidden_gpus_are_told_from_missing_ones() -> None:
+    checks = checks_of(hardware("rtx4090-desktop", environment={"CUDA_VISIBLE_DEVICES": ""}))
+    assert checks["gpu"].fix == "unset CUDA_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize(
+    ("versions", "check", "told"),
+    [
+        ({"torch": None}, "torch", "torch is not installed"),
+        ({"torch": "2.3.1"}, "torch", "older than 2.4"),
+        ({"torch": "2.8.0+cu128"}, "torch", "leaks RAM"),
+        ({"torch": "2.9.0"}, "torch", "3-D convolutions"),
+        ({"transformers": "5.1.0"}, "transformers", "wrong embeddings"),
+        ({"transformers": "6.0.0"}, "transformers", "newer than what was tested"),
+        ({"transformers": "5.17.0", "torch": "2.4.1"}, "transformers", "does not work on torch 2.4.1"),
+        ({"transformers": "5.18.0", "torch": "2.5.1"}, "transformers", "does not work on torch 2.5.1"),
+        ({"huggingface_hub": "0.20.0"}, "packages", "huggingface_hub 0.20.0 is older than 0.26"),
+        ({"soxr": None, "ftfy": None}, "packages", "ftfy is not installed; soxr is not installed"),
+    ],
+)
+def test_a_package_out_of_range_is_named_with_the_command(
+    versions: Mapping[str, str | None], check: str, told: str
+) -> None:
+    found = checks_of(hardware("rtx4090-desktop"), versions=versions)[check]
+    assert (found.ok, found.required) == (False, True)
+    assert told in found.detail
+    assert found.fix.startswith(("python -m pip install", "uv pip install"))
+
+
+@pytest.mark.parametrize("torch", ["2.8.1", "2.9.1", "2.10.0", "2.4.0"])
+def test_other_releases_of_torch_are_good(torch: str) -> None:
+    versions = {"torch": torch, "transformers": "4.50.0"}
+    assert checks_of(hardware("rtx4090-desktop"), versions=versions)["torch"].ok
+
+
+@pytest.mark.parametrize(
+    ("name", "torch_cuda", "told"),
+    [
+        ("rtx4090-desktop", None, "has no CUDA"),
+        ("rtx5090-windows", (12, 4), "needs a build for CUDA 12.8"),
+        ("rtx4090-desktop", (99, 0), "the driver runs CUDA up to"),
+    ],
+)
+def test_a_torch_that_was_built_for_others_is_told(name: str, torch_cuda: tuple[int, int] | None, told: str) -> None:
+    build = checks_of(hardware(name), torch_cuda=torch_cuda)["torch build"]
+    assert (build.ok, build.required) == (False, True)
+    assert told in build.detail
+
+
+def test_volta_is_left_out_by_new_builds_and_turing_is_not() -> None:
+    seen = hardware("h200")
+    for capability, good in (((7, 0), False), ((7, 5), True)):
+        gpu = replace(seen.gpus[0], capability=capability)
+        machine = replace(seen, gpus=(gpu,), visible_gpus=(gpu,))
+        assert checks_of(machine, torch_cuda=(13, 0))["torch build"].ok == good
+
+
+def test_a_5090_runs_on_a_build_for_cuda_12_8() -> None:
+    assert checks_of(hardware("rtx5090-windows"), torch_cuda=(12, 8))["torch build"].ok
+
+
+def test_missing_encoders_are_an_obstacle() -> None:
+    video = checks_of(hardware("h200"), encoders=frozenset({"aac"}))["video"]
+    assert (video.ok, video.required) == (False, True)
+    assert "libx264" in video.detail
+
+
+def test_python_that_is_too_old_or_untested() -> None:
+    assert not fit(checks_of(hardware("h200", free_disk_bytes=10**12), python=(3, 9)))
+    newer = checks_of(hardware("h200", free_disk_bytes=10**12), python=(3, 19))
+    assert not newer["python"].ok
+    assert fit(newer)
+
+
+def test_room_for_the_weights_decides_which_form_is_advised() -> None:
+    roomy, tight, full = (
+        checks_of(hardware("h200", free_disk_bytes=free))["disk"] for free in (10**11, 6 * 10**10, 10**10)
+    )
+    assert roomy.ok
+    assert (tight.required, "--quant fp8" in tight.fix) == (False, True)
+    assert (full.required, full.ok) == (True, False)
+    assert download_bytes("fp8") < 33e9 < 90e9 < download_bytes("none")
+
+
+def test_a_taken_port_is_a_note_not_an_obstacle() -> None:
+    with socket.socket() as taken:
+        try:
+            taken.bind(("127.0.0.1", 8418))
+        except OSError:
+            pytest.skip("the port is in use")
+        taken.listen()
+        port = checks_of(hardware("h200"))["port"]
+    assert (port.ok, port.required) == (False, False)
+
+
+def test_ranges_are_those_of_the_package() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    for name, floor in FLOORS.items():
+        assert f'"{name}>={floor}' in text
+    for name, ceiling in CEILINGS.items():
+        assert f"<{ceiling}" in next(line for line in text.splitlines() if line.strip().startswith(f'"{name}>='))
+
+
+def test_versions_compare_by_number() -> None:
+    assert parse_version("2.13.0+cpu") == (2, 13, 0)
+    assert parse_version("2.10.0a0") > parse_version("2.9.1")
+    assert parse_version("nonsense") == ()
+
+
+def test_what_is_installed_here_is_read_without_importing_it() -> None:
+    found = read_packages()
+    assert found.versions["torch"]
+    assert {"libx264", "aac"} <= found.encoders
+
+
+def test_a_fix_that_is_advice_is_a_comment_in_the_script() -> None:
+    script = fix_script(
+        [
+            Check("a", False, True, "broken", "talk download --speakers 1"),
+            Check("b", False, True, "too small", "buy more"),
+            Check("c", True, True, "fine"),
+        ]
+    )
+    assert script.splitlines() == [
+        "#!/bin/sh",
+        "set -e",
+        "# a: broken",
+        "talk download --speakers 1",
+        "# b: too small",
+        "# buy more",
+    ]
+
+
+def test_lines_carry_mark_name_detail_and_fix() -> None:
+    assert check_line(Check("gpu", True, True, "RTX 4090")) == "ok   gpu: RTX 4090"
+    assert check_line(Check("x", False, False, "no", "do")) == "note x: no\n     fix: do"
+    assert check_line(Check("x", False, True, "no")).startswith("FAIL x")
+
+
+def test_a_probe_that_dies_is_a_result() -> None:
+    program = (
+        "import os, json, signal; print(json.dumps({'name': 'bfloat16', 'ok': True, 'detail': 'fine'}), flush=True);"
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    first, last = run_probes([sys.executable, "-c", program], {})
+    assert (first.name, first.ok, first.required) == ("bfloat16", True, True)
+    assert (last.ok, last.required) == (False, True)
+    if sys.platform != "win32":
+        assert "killed by signal 15 after 'bfloat16'" in last.detail
+
+
+def test_a_probe_that_hangs_is_a_result() -> None:
+    (only,) = run_probes([sys.executable, "-c", "import time; time.sleep(60)"], {}, limit_s=0.3)
+    assert "no answer in 0 s" in only.detail
+
+
+def test_an_optional_kernel_that_fails_is_no_obstacle() -> None:
+    program = 'print(\'{"name": "attention: cudnn", "ok": false, "detail": "no"}\')'
+    (only,) = run_probes([sys.executable, "-c", program], {})
+    assert (only.ok, only.required) == (False, False)
+
+
+def test_a_demo_that_fails_says_why() -> None:
+    check = make_demo_video({"PATH": "", "PYTHONPATH": str(Path(__file__).parents[1])}, "tpu")
+    assert (check.ok, check.required) == (False, True)
+    assert "exit code 2: error: --device must be" in check.detail
+
+
+def test_the_demos_inputs_can_be_read(tmp_path: Path) -> None:
+    import wave
+
+    from PIL import Image
+
+    write_picture(tmp_path / "a.png")
+    write_sound(tmp_path / "a.wav")
+    with Image.open(tmp_path / "a.png") as picture:
+        picture.load()
+        assert (picture.size, picture.mode) == ((96, 96), "RGB")
+    with wave.open(str(tmp_path / "a.wav")) as sound:
+        assert (sound.getframerate(), sound.getnframes()) == (16_000, 16_000)
+
+
+def test_a_hub_that_does_not_answer_is_a_note() -> None:
+    check = check_hub("http://127.0.0.1:9")
+    assert (check.ok, check.required) == (False, False)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A working folder without weights or settings; the machine is put in by `on`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "weights"))
+    monkeypatch.setattr("infinitalk_cli.settings_files.user_config_path", lambda: tmp_path / "none.toml")
+    return monkeypatch
+
+
+def on(machine: pytest.MonkeyPatch, name: str, *arguments: str, **changes: int) -> Result:
+    seen = hardware(name, **changes)  # pyright: ignore[reportArgumentType]
+    machine.setattr(doctor_commands, "detect_hardware", lambda folders=(): seen)
+    machine.setattr(doctor_commands, "read_packages", lambda: Packages(GOOD, (12, 8), ENCODERS))
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+def test_a_fit_machine_exits_0_and_names_profile_and_next_command(machine: pytest.MonkeyPatch) -> None:
+    result = on(machine, "rtx4090-desktop", free_disk_bytes=10**12)
+    assert result.exit_code == 0
+    assert "rtx-4090 profile: NVIDIA GeForce RTX 4090 has a row of its own" in result.stdout
+    assert "next: talk download --speakers 1 --quant fp8" in result.stdout
+
+
+def test_a_machine_without_a_gpu_exits_3_and_names_the_demo(machine: pytest.MonkeyPatch) -> None:
+    result = on(machine, "no-gpu-laptop", "--json")
+    assert result.exit_code == 3
+    record = json.loads(result.stdout)
+    assert (record["ok"], record["profile"]) == (False, "demo")
+    assert set(record) == {"ok", "profile", "checks"}
+    assert all(set(check) == {"name", "ok", "required", "detail", "fix"} for check in record["checks"])
+
+
+def test_fix_prints_a_script_and_runs_nothing(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = on(machine, "driver-mismatch", "--fix")
+    assert result.stdout.startswith("#!/bin/sh\nset -e\n")
+    assert "sudo reboot" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_profile_can_be_judged(machine: pytest.MonkeyPatch) -> None:
+    result = on(machine, "rtx3060-12gb", "--profile", "default", free_disk_bytes=10**12)
+    assert result.exit_code == 3
+    assert "FAIL ram" in result.stdout
+
+
+def test_env_holds_versions_and_no_paths(machine: pytest.MonkeyPatch) -> None:
+    machine.setenv("HF_TOKEN", "secret")
+    machine.setenv("TALK_HUB_TOKEN", "secret")
+    result = CliRunner().invoke(app, ["env"])
+    assert result.exit_code == 0
+    assert "torch " in result.stdout
+    assert "secret" not in result.stdout

@@ -1,0 +1,209 @@
+"""What was said in all places and the machine become one profile; a run that can't fit is refused with numbers."""
+
+from __future__ import annotations
+
+import json
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from infinitalk_cli import options, profiles_commands
+from infinitalk_cli.bench_store import measured_flops_per_s, store_bench
+from infinitalk_cli.main import app
+from infinitalk_cli.profiles import PRESETS, PROFILES
+from infinitalk_cli.run_choice import Said, choose_run, values_of
+from infinitalk_cli.settings_files import Setting
+from tests.hardware_fixtures import hardware
+from tests.test_cli import lay_plain_weights
+
+PUBLISHED_CONFIG = {"dim": 5120, "ffn_dim": 13824, "freq_dim": 256, "num_heads": 40, "num_layers": 40}
+Talk = Callable[..., Result]
+
+
+def said(device: str = "auto", **values: object) -> Said:
+    return Said({key: Setting(value, f"--{key}") for key, value in values.items()}, device)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a picture, two seconds of sound and files under the names of published bf16 weights."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (300, 200)).save("face.png")
+    with wave.open("speech.wav", "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(bytes(2 * 16_000 * 8))
+    lay_plain_weights(tmp_path / "weights")
+    (tmp_path / "weights/Wan2.1-I2V-14B-480P/config.json").write_text(json.dumps(PUBLISHED_CONFIG))
+    monkeypatch.setattr("infinitalk_cli.settings_files.user_config_path", lambda: tmp_path / "user.toml")
+    monkeypatch.setattr("infinitalk_cli.bench_store.bench_folder", lambda: tmp_path / "bench")
+    for name in ("TALK_WEIGHTS_DIR", "TALK_STEPS", "TALK_PRESET", "TALK_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def talk_on(monkeypatch: pytest.MonkeyPatch) -> Talk:
+    """Runs `talk` as if on a recorded machine."""
+
+    def run(machine: str, *arguments: str, **changes: int) -> Result:
+        seen = hardware(machine, **changes)  # pyright: ignore[reportArgumentType]
+        for module in (options, profiles_commands):
+            monkeypatch.setattr(module, "detect_hardware", lambda: seen)
+        return CliRunner().invoke(app, arguments)
+
+    return run
+
+
+DRY = ("generate", "--image", "face.png", "--audio", "speech.wav", "--dry-run")
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(desk: Path, talk_on: Talk) -> None:
+    before = set(desk.rglob("*"))
+    result = talk_on("h200", *DRY)
+    assert result.exit_code == 0, result.stderr
+    for part in (
+        "h200 profile: NVIDIA H200 has a row of its own",
+        "picture: 300 x 200, seen from it:",
+        "8.00 s at 768 x 512: 4 chunks of 120 passes",
+        "of GPU memory",
+        "roofline prediction, not a measurement",
+        "40 of 40 transformer blocks stay on the GPU",
+    ):
+        assert part in result.stdout
+    assert set(desk.rglob("*")) == before
+
+
+def test_a_dry_run_in_json(desk: Path, talk_on: Talk) -> None:
+    record = json.loads(talk_on("h200", *DRY, "--json", "--max-seconds", "2").stdout)
+    assert (record["profile"], record["gpu"], record["num_frames"]) == ("h200", "0", 50)
+    assert record["estimate"]["num_chunks"] == 1
+    assert len(record["crop_box"]) == 4
+
+
+def test_a_long_run_is_told_what_the_fast_preset_would_take(desk: Path, talk_on: Talk) -> None:
+    assert "with --preset fast about" not in talk_on("h200", *DRY).stdout
+    result = talk_on("rtx3090-desktop", *DRY, "--quant", "none", available_ram_bytes=60 * 10**9)
+    assert "with --preset fast about" in result.stdout
+
+
+def test_a_bench_on_this_machine_replaces_the_vendors_figure(desk: Path, talk_on: Talk) -> None:
+    store_bench({"gpu": "NVIDIA H200", "results": [{"name": "bf16", "median_s": 3.0, "tflop": 1800.0}]})
+    result = talk_on("h200", *DRY)
+    assert "from `talk bench` on this machine" in result.stdout
+    assert "prediction" not in result.stdout
+
+
+def test_what_cannot_fit_exits_6_with_the_number_and_what_would(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("rtx3060-12gb", *DRY, "--profile", "default", available_ram_bytes=30 * 10**9)
+    assert result.exit_code == 6
+    assert "GB of RAM, 30.0 GB are free" in result.stderr
+    assert "hint: this fits: --quant int8" in result.stderr
+
+
+def test_the_form_that_is_there_is_taken(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("rtx4090-desktop", *DRY, available_ram_bytes=60 * 10**9)
+    assert result.exit_code == 0, result.stderr
+    assert "bfloat16 weights are there, others are not" in result.stdout
+
+
+def test_weights_that_are_not_there_exit_4_with_the_preferred_form(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("rtx4090-desktop", *DRY, "--weights-dir", "nowhere")
+    assert result.exit_code == 4
+    assert "--quant fp8" in result.stderr
+
+
+def test_without_a_gpu_a_run_is_refused_and_the_demo_named(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("no-gpu-laptop", *DRY)
+    assert result.exit_code == 3
+    assert "this machine shows no NVIDIA GPU" in result.stderr
+    assert "--profile demo runs here" in result.stderr
+
+
+def test_the_lora_of_a_preset_must_be_there(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("h200", *DRY, "--preset", "fast")
+    assert result.exit_code == 4
+    assert "talk download --quant none --lora lightx2v" in result.stderr
+    name = "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors"
+    (desk / "weights" / name).touch()
+    result = talk_on("h200", *DRY, "--preset", "fast")
+    assert "4 chunks of 4 passes" in result.stdout
+
+
+def test_origins_follow_option_variable_project_user(
+    desk: Path, talk_on: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "talk.toml").write_text('preset = "balanced"\n')
+    (desk / "user.toml").write_text('size = "720"\npreset = "fast"\n')
+    monkeypatch.setenv("TALK_STEPS", "6")
+    record = json.loads(talk_on("h200", "profiles", "show", "auto", "--json").stdout)
+    values = {name: (found["value"], found["origin"]) for name, found in record["values"].items()}
+    assert values["num_steps"] == (6, "TALK_STEPS")
+    assert values["size"] == ("720", f"{desk / 'user.toml'}, line 1")
+    assert values["shift"] == (2.0, "preset balanced")
+    assert values["quant"] == ("none", "profile h200")
+
+
+def test_another_size_brings_its_shift_and_says_so() -> None:
+    run = choose_run(said(size="720", preset="fast"), hardware("h200"))
+    assert {name: (value, origin) for name, value, origin in values_of(run)}["shift"] == (11.0, "size 720")
+
+
+def test_what_the_machine_changed_is_told() -> None:
+    run = choose_run(said(), hardware("rtx5090-windows"))
+    origins = {name: origin for name, _, origin in values_of(run)}
+    assert origins["num_persistent_param_in_dit"] == "this machine"
+    assert origins["quant"] == "profile rtx-5090"
+
+
+def test_the_demo_takes_no_settings_of_files() -> None:
+    settings = {
+        "profile": Setting("demo", "--profile"),
+        "steps": Setting(2, "--steps"),
+        "size": Setting("720", "talk.toml, line 1"),
+        "preset": Setting("fast", "talk.toml, line 2"),
+    }
+    profile = choose_run(Said(settings), hardware("h200")).profile("infinitetalk")
+    assert (profile.size, profile.num_steps, profile.lora) == ("demo", 2, "")
+
+
+def test_a_device_by_number_is_that_of_cuda() -> None:
+    run = choose_run(said("cuda:1"), hardware("rtx3060-and-4090"))
+    assert run.gpu is not None
+    assert run.gpu.name.endswith("4090")
+    assert choose_run(said("cpu"), hardware("h200")).gpu is None
+
+
+def test_profiles_can_be_listed(talk_on: Talk) -> None:
+    record = json.loads(talk_on("h200", "profiles", "ls", "--json").stdout)
+    assert [profile["name"] for profile in record["profiles"]] == [profile.name for profile in PROFILES]
+    assert [preset["name"] for preset in record["presets"]] == [preset.name for preset in PRESETS]
+
+
+def test_an_unknown_profile_is_named_with_the_nearest(talk_on: Talk) -> None:
+    result = talk_on("h200", "profiles", "show", "rtx-409")
+    assert result.exit_code == 2
+    assert "did you mean 'rtx-4090'?" in result.stderr
+
+
+def test_bench_results_are_kept_by_name_and_form(tmp_path: Path) -> None:
+    first = {"name": "bf16", "median_s": 2.0, "tflop": 1000.0}
+    second = {"name": "fp8-streamed", "median_s": 1.0, "tflop": 1000.0}
+    small = {"name": "fp8", "median_s": 1e-6, "tflop": 0.01}
+    store_bench({"gpu": "A B/C", "results": [first]}, tmp_path)
+    store_bench({"gpu": "A B/C", "results": [second, small]}, tmp_path)
+    assert measured_flops_per_s("A B/C", "none", tmp_path) == 5e14
+    assert measured_flops_per_s("A B/C", "fp8", tmp_path) == 1e15
+    assert measured_flops_per_s("A B/C", "int8", tmp_path) is None
+    assert store_bench({"gpu": None, "results": [first]}, tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"results": 3}', '{"results": [{"name": 1}]}'])
+def test_a_damaged_store_counts_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "GPU.json").write_text(text)
+    assert measured_flops_per_s("GPU", "none", tmp_path) is None
