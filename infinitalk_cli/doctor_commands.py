@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from infinitalk_cli.errors import EnvironmentUnfitError
 from infinitalk_cli.hardware import Hardware, detect_hardware
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run
 from infinitalk_cli.run_reports import choice_line
-from infinitalk_cli.settings_files import Setting, read_settings
+from infinitalk_cli.settings_files import KEYS, VARIABLE_PREFIX, Setting, read_settings
 from infinitalk_cli.weights import find_weights_dir
 
 COMMANDS = ("talk", "python", "uv", "pip", "sudo", "wsl", "export", "unset")
@@ -136,7 +135,7 @@ def env_block(hardware: Hardware) -> str:
         ),
         f"torch built for {'CUDA ' + '.'.join(map(str, cuda)) if cuda else 'the CPU'}",
         *(f"{name} {version}" for name, version in packages.versions.items() if version),
-        *(f"{name}={_without_home(os.environ[name])}" for name in _telling_variables()),
+        *(f"{name}={os.environ[name]}" for name in _telling_variables()),
     ]
     return "\n".join(lines)
 
@@ -159,10 +158,7 @@ def _next_command(run: RunChoice, checks: Sequence[Check]) -> str:
 
 
 def _telling_variables() -> list[str]:
-    """Variables that change what runs; none of them holds a secret."""
-    wanted = re.compile(r"CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|PYTORCH_(CUDA_)?ALLOC_CONF|TALK_(?!.*TOKEN)\w+")
-    return sorted(name for name in os.environ if wanted.fullmatch(name))
-
-
-def _without_home(text: str) -> str:
-    return text.replace(str(Path.home()), "~")
+    """Variables that change what runs and hold neither a secret nor a folder."""
+    settings = {VARIABLE_PREFIX + key.upper() for key in KEYS}
+    wanted = settings | {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"}
+    return sorted(wanted & set(os.environ))

@@ -324,7 +324,10 @@ def test_another_profile_can_be_judged(machine: pytest.MonkeyPatch) -> None:
 def test_env_holds_versions_and_no_paths(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("HF_TOKEN", "secret")
     machine.setenv("TALK_HUB_TOKEN", "secret")
+    machine.setenv("TALK_STEPS", "8")
     result = CliRunner().invoke(app, ["env"])
     assert result.exit_code == 0
     assert "torch " in result.stdout
+    assert "TALK_STEPS=8" in result.stdout
     assert "secret" not in result.stdout
+    assert str(Path.cwd()) not in result.stdout
