@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,7 +53,7 @@ def header_problem(path: Path) -> str | None:
             json.loads(path.read_bytes())
     except OSError as error:
         return f"can't be read: {error.strerror}"
-    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+    except (ValueError, RecursionError) as error:
         return str(error) or type(error).__name__
     return None
 
@@ -125,6 +124,12 @@ def _check_archive(path: Path) -> None:
         if path.stat().st_size == 0:
             raise DamagedHeaderError("empty")
         return
-    with zipfile.ZipFile(path) as archive:
-        if not archive.namelist():
-            raise DamagedHeaderError("an empty archive")
+    import zipfile  # brings three decompressors that `talk --help` need not wait for
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise DamagedHeaderError(f"a damaged archive: {error}") from error
+    if not names:
+        raise DamagedHeaderError("an empty archive")
