@@ -24,7 +24,7 @@ from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.memory.quant_matmul import best_product, quantize_activations
-from infinitalk_cli.models.attention import attention
+from infinitalk_cli.models.attention import attention, use_kernel
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.encoder_config import VAEConfig
@@ -44,18 +44,28 @@ EIGHT_BIT = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 @dataclass(frozen=True)
 class PassSetting:
-    """One way to run the transformer. `streamed`: no block stays on the GPU. `plain`: without fused operations."""
+    """One way to run the transformer.
+
+    `streamed`: no block stays on the GPU. `plain`: without fused operations. `attention8`: self-attention in fp8.
+    """
 
     weights: Weights
     streamed: bool = False
     plain: bool = False
+    attention8: bool = False
     num_speakers: int = 1
 
     @property
     def name(self) -> str:
         """Such as "fp8-streamed"."""
         speakers = "-two-speakers" if self.num_speakers == 2 else ""
-        return self.weights + "-streamed" * self.streamed + "-plain" * self.plain + speakers
+        return (
+            self.weights
+            + "-streamed" * self.streamed
+            + "-plain" * self.plain
+            + "-attention8" * self.attention8
+            + speakers
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,8 @@ def measure_pass(setting: PassSetting, work: Workload, watch: Stopwatch) -> Meas
     def call() -> None:
         last[:] = [dit(**given)]
 
-    with stage, plain_forms() if setting.plain else nullcontext():
+    kernel = use_kernel("cudnn-fp8" if setting.attention8 else None)
+    with stage, kernel, plain_forms() if setting.plain else nullcontext():
         found = watch.measure(setting.name, call, tflop=pass_tflop(config, work), note=note)
     return replace(found, checksum=last[0].double().abs().sum().item())
 

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Kernel = Literal["torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn", "sage"]
-"""torch: its own choice. cudnn, flash, efficient: torch's kernels by name. sage: 8 bits, 1.4 % off; opt-in.
-flash-attn-3, flash-attn: the packages."""
+Kernel = Literal["torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn", "sage", "cudnn-fp8"]
+"""torch: its own choice. cudnn, flash, efficient: torch's kernels by name. flash-attn-3, flash-attn: the packages.
+Not exact, opt-in: sage, 8 bits; cudnn-fp8, 6 % off, for self-attention alone (`attention_fp8.py`)."""
 
 EXACT: tuple[Kernel, ...] = ("torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn")
 
@@ -68,7 +68,7 @@ def kernel_for(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
     if not q.is_cuda or q.dtype not in _HALF or q.shape[-1] > _FUSED_HEAD_DIM or q.requires_grad:
         return "torch"
     wish = _wish.get()
-    if wish is not None:
+    if wish is not None and (wish != "cudnn-fp8" or q.shape == k.shape):
         return wish
     kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT)
     if kind not in _chosen:
@@ -147,6 +147,10 @@ def _sage(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _function("sageattention", "sageattn")(q, k, v, tensor_layout="NHD", is_causal=False)
 
 
+def _cudnn_fp8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _function("infinitalk_cli.models.attention_fp8", "attention_fp8")(q, k, v)
+
+
 _CALLS: dict[Kernel, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "torch": _torch,
     "cudnn": _torch_with("CUDNN_ATTENTION"),
@@ -155,4 +159,5 @@ _CALLS: dict[Kernel, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "flash-attn-3": _flash_attn_3,
     "flash-attn": _flash_attn,
     "sage": _sage,
+    "cudnn-fp8": _cudnn_fp8,
 }

@@ -145,22 +145,23 @@ def linear_gelu(linear: nn.Module, x: Tensor) -> Tensor:
     return product(linear.bias, x.flatten(0, 1), linear.weight.t(), use_gelu=True).unflatten(0, x.shape[:2])
 
 
-def channel_norm_silu(x: Tensor, gamma: Tensor, floor: float) -> Tensor | None:
-    """`silu(x * sqrt(C) / length over the channels * gamma)`; None where it has to be done in steps.
+def can_norm_silu(x: Tensor) -> bool:
+    """Whether `channel_norm_silu` takes `(B, C, T, H, W)` like `x`: one clip, channels side by side in memory."""
+    return is_fused(x) and x.shape[0] == 1 and x.is_contiguous(memory_format=torch.channels_last_3d)
 
-    Only for channels that lie side by side in memory. Rounded once, where the steps round three times.
-    Args: x: `(B, C, T, H, W)`. gamma: `C` values. floor: least length.
+
+def channel_norm_silu(x: Tensor, gamma: Tensor, floor: float, *, out: Tensor) -> None:
+    """Write `silu(x * sqrt(C) / length over the channels * gamma)` to `out`.
+
+    It is rounded once, where the steps one by one round three times.
+    Args: x, out: `(1, C, T, H, W)`, both as `can_norm_silu` wants them. gamma: `C` values. floor: least length.
     """
-    if not is_fused(x) or not x.is_contiguous(memory_format=torch.channels_last_3d):
-        return None
-    out = torch.empty_like(x)
     width = x.shape[1]
     rows, block = x.numel() // width, 1 << (width - 1).bit_length()
     at_once = max(1, _CHANNEL_VALUES // block)
     _kernels().channel_norm_rows[(-(-rows // at_once),)](
         x, gamma.contiguous(), out, rows, width, width**0.5, floor, SILU=True, ROWS=at_once, BLOCK=block, num_warps=8
     )
-    return out
 
 
 def is_fused(x: Tensor) -> bool:

@@ -138,3 +138,14 @@ def channel_norm_rows(
     if SILU:
         x = x / (1.0 + tl.exp(-x))
     tl.store(out_ptr + places, x.to(out_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def rescale(x_ptr, factor_ptr, out_ptr, count, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """`out = x * factor`, held within `LARGEST` where `out` has 8 bits."""
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = places < count
+    x = tl.load(x_ptr + places, mask=here, other=0.0).to(tl.float32) * tl.load(factor_ptr)
+    if out_ptr.dtype.element_ty.primitive_bitwidth == 8:
+        x = tl.minimum(tl.maximum(x, -LARGEST), LARGEST)
+    tl.store(out_ptr + places, x.to(out_ptr.dtype.element_ty), mask=here)

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infinitalk_cli.models.fused import channel_norm_silu
+from infinitalk_cli.models.fused import can_norm_silu, channel_norm_silu
 
 HISTORY = 2  # frames that a three-tap kernel looks back
 NORM_FLOOR = 1e-12  # smallest channel norm to divide by
@@ -39,6 +39,11 @@ class TemporalCache:
 
         Args: x: `(B, C, T, H, W)`. Returns: `(B, C, length + T, H, W)`.
         """
+        if is_channels_last(x):  # torch.cat is slow in this layout
+            extended, rest = self.room(module, x, length)
+            rest.copy_(x)
+            self.remember(module, extended, length)
+            return extended
         past = self.frames.get(module)
         if past is None:
             batch, channels, _, height, width = x.shape
@@ -46,6 +51,21 @@ class TemporalCache:
         extended = torch.cat([past, x], dim=2)
         self.remember(module, extended, length)
         return extended
+
+    def room(self, module: nn.Module, x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Like `extend` for a tensor like `x` that is yet to be made: the whole, and the part of it to be filled.
+
+        It saves a copy of everything. `remember` has to be called when it is filled.
+        """
+        batch, channels, frames, height, width = x.shape
+        shape = (batch, channels, length + frames, height, width)
+        whole = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+        past = self.frames.get(module)
+        if past is None:
+            whole[:, :, :length].zero_()
+        else:
+            whole[:, :, :length].copy_(past)
+        return whole, whole[:, :, length:]
 
     def remember(self, module: nn.Module, x: Tensor, length: int) -> None:
         """Keep a copy of the last `length` frames of `x`."""
@@ -65,6 +85,15 @@ class CausalConv3d(nn.Conv3d):
             if input.device.type == "cpu":
                 return self.convolve_frames(input)
         return super().forward(input)
+
+    def after_norm(self, norm: ChannelNorm, x: Tensor, cache: TemporalCache) -> Tensor:
+        """Convolve `silu(norm(x))`, which is written where the convolution wants it if there is a kernel for that."""
+        if not can_norm_silu(x):
+            return self(functional.silu(norm(x)), cache)
+        whole, rest = cache.room(self, x, HISTORY)
+        channel_norm_silu(x, norm.gamma, NORM_FLOOR, out=rest)
+        cache.remember(self, whole, HISTORY)
+        return super().forward(whole)
 
     def convolve_frames(self, x: Tensor) -> Tensor:
         """The same sums as 2-D convolutions in which each frame's channels hold its neighbours in time too.
@@ -92,11 +121,6 @@ class ChannelNorm(nn.Module):
         """Normalise `(B, C, ...)` over C."""
         return x * (self.scale / channel_length(x).clamp_min(NORM_FLOOR)).to(x.dtype) * self.gamma
 
-    def with_silu(self, x: Tensor) -> Tensor:
-        """The norm of `(B, C, T, H, W)`, then SiLU; in one kernel where there is one."""
-        made = channel_norm_silu(x, self.gamma, NORM_FLOOR)
-        return functional.silu(self(x)) if made is None else made
-
 
 def channel_length(x: Tensor) -> Tensor:
     """Euclidean length over the channels: `(B, C, ...)` to `(B, 1, ...)`, float32."""
@@ -106,15 +130,15 @@ def channel_length(x: Tensor) -> Tensor:
 
 
 class ConvStack(nn.Sequential):
-    """A sequence in which the causal convolutions get the cache. Every SiLU follows a norm, and is done with it."""
+    """Norm, SiLU, causal 3x3x3 convolution, once or twice, in the published numbering."""
 
     def forward(self, input: Tensor, cache: TemporalCache | None = None) -> Tensor:
         """Apply the layers in order to `(B, C, T, H, W)`."""
-        for layer in self:
-            if isinstance(layer, CausalConv3d):
-                input = layer(input, cache)
-            elif isinstance(layer, ChannelNorm):
-                input = layer.with_silu(input)
+        cache = cache or TemporalCache()
+        convolutions = [layer for layer in self if isinstance(layer, CausalConv3d)]
+        norms = [layer for layer in self if isinstance(layer, ChannelNorm)]
+        for norm, convolution in zip(norms, convolutions, strict=True):
+            input = convolution.after_norm(norm, input, cache)
         return input
 
 
@@ -194,8 +218,17 @@ class Upsample(nn.Module):
         """Map `(B, C, T, H, W)` to `(B, C / 2, 2 T, 2 H, 2 W)`; T stays in the first group."""
         if self.time_conv is not None and not cache.is_first:
             both = self.time_conv(x, cache)  # first half of the channels: even frames, second half: odd ones
-            x = rearrange(both, "b (two c) t h w -> b c (t two) h w", two=2)
+            if is_channels_last(both):  # keep that layout, with one copy
+                last = rearrange(both, "b (two c) t h w -> b (t two) h w c", two=2)
+                x = rearrange(last, "b t h w c -> b c t h w")
+            else:
+                x = rearrange(both, "b (two c) t h w -> b c (t two) h w", two=2)
         return per_frame(self.resample, x)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie side by side in memory, and no other layout says the same."""
+    return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
 
 
 def per_frame(layer: nn.Module, x: Tensor) -> Tensor:

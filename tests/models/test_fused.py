@@ -12,11 +12,14 @@ from infinitalk_cli.models import fused
 from infinitalk_cli.models.attention import EXACT, attention, chosen_kernels, fastest, use_kernel
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit_layers import slices
-from infinitalk_cli.models.fused import channel_norm_silu
+from infinitalk_cli.models.encoder_config import VAEConfig
+from infinitalk_cli.models.fused import can_norm_silu, channel_norm_silu
 from infinitalk_cli.models.rotary import grid_rotation
+from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_layers import ChannelNorm
 
 EPS = 1e-6
+TINY_VAE = VAEConfig(dim=8, z_dim=16, stage_dims=(8, 8, 16, 16), halves_time=(False, True, True), num_res_blocks=1)
 HEADS, HEAD_DIM = 5, 24  # a width of 120: not a power of two
 GRID = (3, 5, 7)
 TOKENS, WIDTH = 105, HEADS * HEAD_DIM
@@ -165,9 +168,35 @@ def test_channel_norm_with_silu() -> None:
     x = torch.randn(1, 96, 3, 10, 13, device="cuda", dtype=torch.bfloat16)
     x[:, :, 1, 2] = 0
     last = x.contiguous(memory_format=torch.channels_last_3d)
-    assert channel_norm_silu(last, norm.gamma, 1e-12) is not None
-    found = norm.with_silu(last)
-    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert can_norm_silu(last)
+    assert not can_norm_silu(x)
+    found = torch.empty_like(last)
+    channel_norm_silu(last, norm.gamma, 1e-12, out=found)
     exact = nn.functional.silu(norm.float()(x.float()))
     assert ((found.float() - exact).norm() / exact.norm()) < 3e-3
-    assert channel_norm_silu(x, norm.gamma, 1e-12) is None
+
+
+@pytest.mark.gpu
+def test_fast_vae_sees_the_same_past_as_the_plain_one() -> None:
+    torch.manual_seed(6)
+    vae = VideoVAE(TINY_VAE).to("cuda")
+    frames, latents = torch.rand(1, 3, 13, 32, 48, device="cuda") * 2 - 1, torch.randn(1, 16, 4, 4, 6, device="cuda")
+    expected = vae.encode(frames), vae.decode(latents)
+    vae.to(torch.bfloat16)
+    vae.use_channels_last()
+    for found, exact in zip((vae.encode(frames), vae.decode(latents)), expected, strict=True):
+        off, size = ((x.square().sum(dim=(0, 1, 3, 4))) for x in (found - exact, exact))
+        assert (off / size).sqrt().amax() < 0.05  # of every frame by itself
+
+
+@pytest.mark.gpu
+def test_fp8_attention_is_as_far_off_as_it_says() -> None:
+    pytest.importorskip("cudnn")
+    torch.manual_seed(8)
+    q, k, v = (scale * torch.randn(1, 1024, 4, 128, device="cuda", dtype=torch.bfloat16) for scale in (1, 1, 20))
+    with use_kernel("cudnn-fp8"):
+        found = attention(q, k, v)
+        short = attention(q, k[:, :100], v[:, :100])
+    exact = attention(q, k, v)
+    assert 0.02 < ((found.float() - exact.float()).norm() / exact.float().norm()) < 0.08
+    torch.testing.assert_close(short, attention(q, k[:, :100], v[:, :100]))
