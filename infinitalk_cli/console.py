@@ -13,7 +13,8 @@ import sys
 import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import typer
 
@@ -24,12 +25,19 @@ SECONDS_BETWEEN_LINES = 10.0
 """Plain progress: one line at each new stage and chunk, and one after so long a silence."""
 
 
+ProgressForm = Literal["auto", "rich", "plain", "json", "none"]
+
+
 @dataclass(frozen=True)
 class Console:
-    """The terminal of one command. `quiet`: errors and data alone. `as_json`: data as one JSON object."""
+    """The terminal of one command. `quiet`: errors and data alone. `as_json`: data as one JSON object.
+
+    `form`: of the progress; "auto" is a moving bar on a terminal and plain lines elsewhere.
+    """
 
     quiet: bool = False
     as_json: bool = False
+    form: ProgressForm = "auto"
 
     def result(self, line: str, record: Mapping[str, object]) -> None:
         """The outcome of a command, on stdout: `line`, or `record` when JSON is asked for."""
@@ -56,9 +64,11 @@ class Console:
     @contextmanager
     def progress(self) -> Generator[OnProgress, None, None]:
         """A listener that draws a run's progress on stderr until the block ends."""
-        if self.quiet:
+        if self.form == "none" or (self.quiet and self.form == "auto"):
             yield ignore_progress
-        elif _is_terminal():
+        elif self.form == "json":
+            yield _event
+        elif self.form == "rich" or (self.form == "auto" and _is_terminal()):
             with _moving_bar() as draw:
                 yield draw
         else:
@@ -94,6 +104,11 @@ class PlainProgress:
             return
         self.last = progress
         _talk(progress_line(progress))
+
+
+def _event(progress: Progress) -> None:
+    """Progress for programs: one JSON object per line."""
+    _talk(json.dumps(asdict(progress)))
 
 
 def progress_line(progress: Progress) -> str:

@@ -56,7 +56,9 @@ def generate(options: GenerateOptions) -> None:
     talk generate --video clip.mp4 --audio french.wav --prompt "A woman talks."
     talk generate job.json --profile demo
     """
-    console = Console(quiet=options.quiet, as_json=options.as_json)
+    console = Console(quiet=options.quiet, as_json=options.as_json, form=options.progress.value)
+    if options.debug:
+        os.environ["TALK_DEBUG"] = "1"
     with errors_as_exit_codes(console):
         prepared = prepare_run(options)
         request = prepared.request

@@ -67,6 +67,16 @@ class Engine(str, Enum):
     multitalk = "multitalk"
 
 
+class ProgressWish(str, Enum):
+    """How progress is shown: a bar on a terminal and lines elsewhere, or as said."""
+
+    auto = "auto"
+    rich = "rich"
+    plain = "plain"
+    json = "json"
+    none = "none"
+
+
 class PresetName(str, Enum):
     """Speed against quality."""
 
@@ -129,6 +139,13 @@ class GenerateOptions:
     crf: Annotated[int, typer.Option(help="H.264 quality: 0 lossless, 51 worst.", rich_help_panel=OUTPUT)] = 17
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the path alone.", rich_help_panel=OUTPUT)] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False
+    progress: Annotated[
+        ProgressWish,
+        typer.Option(help="Form of the progress on stderr; json: an object per line.", rich_help_panel=OUTPUT),
+    ] = ProgressWish.auto
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel=OUTPUT)] = (
+        False
+    )
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, and start nothing.", rich_help_panel=OUTPUT)
     ] = False

@@ -123,6 +123,25 @@ def test_quiet_prints_the_path_alone(desk: Path, engine: Engine) -> None:
     assert (result.stdout, result.stderr) == ("output.mp4\n", "")
 
 
+def test_progress_can_be_an_object_per_line(desk: Path, engine: Engine) -> None:
+    result = generate("job.json", "--progress", "json", "--quiet")
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(event["stage"], event["chunk"], event["num_chunks"]) for event in events] == [("video", 1, 1)]
+    assert result.stdout == "output.mp4\n"
+
+
+def test_progress_can_be_left_out(desk: Path, engine: Engine) -> None:
+    result = generate("job.json", "--progress", "none")
+    assert "video:" not in result.stderr
+    assert "note: from the engine" in result.stderr
+
+
+def test_debug_shows_where_an_error_comes_from(desk: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALK_DEBUG", "0")  # so that what the option sets is undone
+    engine.failure = ZeroDivisionError("by zero")
+    assert "Traceback" in generate("job.json", "--debug").stderr
+
+
 def test_json_prints_one_object(desk: Path, engine: Engine) -> None:
     result = generate("job.json", "--json", "--seed", "7")
     assert json.loads(result.stdout) == {
