@@ -214,7 +214,7 @@ class Listings:
         for revision in revisions[:-1]:
             try:
                 return self._hub.list_files(repository, revision)
-            except RevisionGoneError:
+            except (RevisionGoneError, NotOnHubError):  # not every mirror says which of the two is missing
                 self._on_note(f"note: {repository} has no revision {revision} any more; taking {revisions[-1]}")
         return self._hub.list_files(repository, revisions[-1])
 

@@ -108,7 +108,7 @@ class Hub:
         """The file in the hub's own cache on this machine: of this content, or else of one of these revisions."""
         from huggingface_hub import try_to_load_from_cache
 
-        if digest is not None:
+        if digest is not None and digest.kind != "unknown":  # a foreign tag could be any path
             blob = self._cache_dir / f"models--{repository.replace('/', '--')}" / "blobs" / digest.value
             if blob.is_file():
                 return blob

@@ -158,3 +158,10 @@ def test_cache_is_asked_by_content_then_by_revision(server: HubServer, tmp_path:
     assert hub.cached(NAME, ("other",), "a/model.safetensors", None) is None
     assert hub.cached(NAME, ("main",), "config.json", None) is None
     assert hub.cached("owner/nothing", ("main",), "config.json", None) is None
+
+
+def test_foreign_tag_is_never_taken_for_a_path(server: HubServer, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"not weights")
+    tag = Digest("unknown", str(secret))
+    assert Hub().cached(NAME, ("main",), "config.json", tag) is None
