@@ -183,15 +183,15 @@ def _fitted(
 ) -> tuple[Profile, str] | None:
     """The profile if it fits, wholly on the GPU if RAM is too short to stream from; and why."""
     if not memory_shortfall(profile, hardware, gpu, shape):
-        return _counted(profile, gpu, shape)
+        return counted(profile, gpu, shape)
     whole = replace(profile, num_persistent_param_in_dit=None)
     if wishes.num_persistent_param_in_dit is not None or memory_shortfall(whole, hardware, gpu, shape):
         return None
-    return _counted(whole, gpu, shape)[0], "RAM is too short to stream from: the blocks stay on the GPU"
+    return counted(whole, gpu, shape)[0], "RAM is too short to stream from: the blocks stay on the GPU"
 
 
-def _counted(profile: Profile, gpu: Gpu, shape: JobShape | None) -> tuple[Profile, str]:
-    """With the number of parameters that stay, where the profile leaves it open and it is not all of them."""
+def counted(profile: Profile, gpu: Gpu, shape: JobShape | None = None) -> tuple[Profile, str]:
+    """With the number of parameters that stay, where the profile leaves it open and it is not all of them; and why."""
     if profile.num_persistent_param_in_dit is not None or gpu.free_bytes is None:
         return profile, ""
     num_resident = resident_blocks(profile, shape or shape_of(profile), gpu.free_bytes)

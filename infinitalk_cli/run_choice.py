@@ -18,7 +18,7 @@ from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputE
 from infinitalk_cli.estimate import PUBLISHED, Estimate, JobShape, estimate, rate_of
 from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu
 from infinitalk_cli.models.config import DiTConfig
-from infinitalk_cli.profile_choice import Choice, choose_profile, fit, memory_shortfall, remedy
+from infinitalk_cli.profile_choice import Choice, choose_profile, counted, fit, memory_shortfall, remedy
 from infinitalk_cli.profiles import (
     AUTO,
     Engine,
@@ -129,7 +129,8 @@ def choose_run(said: Said, hardware: Hardware) -> RunChoice:
     why = (
         f"asked for by {said.settings['profile'].origin}" if name != AUTO else "--device cpu: the models' own settings"
     )
-    return RunChoice(said, hardware, Choice(settled, gpu, (why,)), base, preset)
+    settled, reason = (settled, "") if gpu is None else counted(settled, gpu)
+    return RunChoice(said, hardware, Choice(settled, gpu, (why, reason) if reason else (why,)), base, preset)
 
 
 def with_quant(run: RunChoice, quant: Quant) -> RunChoice:

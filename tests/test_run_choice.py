@@ -161,6 +161,12 @@ def test_what_the_machine_changed_is_told() -> None:
     assert origins["quant"] == "profile rtx-5090"
 
 
+def test_a_named_profile_is_told_how_much_stays_on_the_gpu() -> None:
+    run = choose_run(said(profile="default", quant="fp8"), hardware("h200", free_vram_bytes=20 * 10**9))
+    assert 0 < (run.profile("infinitetalk").num_persistent_param_in_dit or 0) < 18e9
+    assert "blocks, the others are streamed" in run.choice.reasons[-1]
+
+
 def test_the_demo_takes_no_settings_of_files() -> None:
     settings = {
         "profile": Setting("demo", "--profile"),
