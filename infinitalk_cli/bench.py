@@ -76,15 +76,16 @@ def run_bench(wishes: BenchWishes, on_result: Callable[[Measured], None]) -> dic
 def parse_setting(name: str) -> PassSetting:
     """`fp8-streamed` and the like. Raises: InputError: with what there is."""
     weights, *more = name.replace("two-speakers", "two").split("-")
-    if weights not in get_args(Weights) or not set(more) <= {"streamed", "plain", "two"}:
+    if weights not in get_args(Weights) or not set(more) <= {"streamed", "plain", "attention8", "two"}:
         raise InputError(
             f"nothing to measure is called {name!r}",
-            hint=f"{', '.join(STAGES)}, or bf16, fp8, int8, each with -streamed, -plain and -two-speakers if you like",
+            hint=f"{', '.join(STAGES)}, or bf16, fp8, int8 with any of -streamed, -plain, -attention8, -two-speakers",
         )
     return PassSetting(
         weights=cast("Weights", weights),
         streamed="streamed" in more,
         plain="plain" in more,
+        attention8="attention8" in more,
         num_speakers=2 if "two" in more else 1,
     )
 
