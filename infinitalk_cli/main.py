@@ -149,7 +149,8 @@ def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, li
     """The estimate and how it reads; nothing for the demo. Raises: DoesNotFitError: if the run can't fit."""
     request, choice = prepared.request, prepared.choice
     sizes = read_sizes(request.weights_dir) if request.weights_dir else None
-    if sizes is None:
+    unseen = choice.gpu is None and request.device.startswith("cuda")  # a GPU that torch knows and NVML does not
+    if sizes is None or unseen:
         return None, []
     refuse_misfit(choice, request.profile, shape, sizes)
     found = estimate_run(choice, request.profile, shape, sizes)

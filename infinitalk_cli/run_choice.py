@@ -65,10 +65,9 @@ class Said:
         return Wishes(**{field: self.value(key) for key, field in FIELD_OF_KEY.items()})
 
     def only_options(self) -> Said:
-        """Without what stands in files and variables."""
-        return replace(
-            self, settings={key: said for key, said in self.settings.items() if said.origin.startswith("--")}
-        )
+        """Without what stands in files and variables, save for the profile itself."""
+        kept = {key: said for key, said in self.settings.items() if key == "profile" or said.origin.startswith("--")}
+        return replace(self, settings=kept)
 
 
 @dataclass(frozen=True)

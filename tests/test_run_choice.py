@@ -178,6 +178,20 @@ def test_the_demo_takes_no_settings_of_files() -> None:
     assert (profile.size, profile.num_steps, profile.lora) == ("demo", 2, "")
 
 
+def test_a_demo_asked_for_in_a_file_runs_without_a_gpu(desk: Path, talk_on: Talk) -> None:
+    (desk / "talk.toml").write_text('profile = "demo"\nsteps = 40\n')
+    result = talk_on("no-gpu-laptop", *DRY)
+    assert result.exit_code == 0, result.stderr
+    assert "demo profile" in result.stdout
+
+
+def test_a_gpu_that_only_torch_knows_is_not_judged(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("no-gpu-laptop", *DRY, "--profile", "default", "--device", "cuda")
+    assert result.exit_code == 0, result.stderr
+    assert "estimate" not in result.stdout
+    assert talk_on("no-gpu-laptop", *DRY, "--profile", "default").exit_code == 6
+
+
 def test_a_device_by_number_is_that_of_cuda() -> None:
     run = choose_run(said("cuda:1"), hardware("rtx3060-and-4090"))
     assert run.gpu is not None
