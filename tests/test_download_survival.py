@@ -185,17 +185,25 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_two_at_once_share_the_work_instead_of_doing_it_twice(hub: HubServer, tmp_path: Path) -> None:
+    hub.troubles[0].seconds_per_send = 1
     first = start(hub, tmp_path)
-    wait_for(lambda: bool(hub.sent) or bool(parts_in(tmp_path)))
+    wait_for(lambda: bool(parts_in(tmp_path)))
     second = start(hub, tmp_path)
-    talks = [finish(process)[1] for process in (first, second)]
-    assert "waiting for it to end" in talks[1]
+    assert second.stderr is not None
+    for line in second.stderr:
+        if "waiting for it to end" in line:
+            break
+    assert first.poll() is None
+    hub.troubles[0].seconds_per_send = 0
+    for process in (first, second):
+        finish(process)
     assert_complete(hub, tmp_path)
     for _, path in LARGE_FILES:
         assert len([sent for sent in hub.sent if sent.path == path]) == 1, path
 
 
 def test_interrupt_keeps_what_came_and_says_so(hub: HubServer, tmp_path: Path) -> None:
+    hub.troubles[0].seconds_per_send = 1
     process = start(hub, tmp_path)
     wait_for(lambda: bool(parts_in(tmp_path)))
     process.send_signal(signal.SIGINT)
@@ -203,6 +211,7 @@ def test_interrupt_keeps_what_came_and_says_so(hub: HubServer, tmp_path: Path) -
     assert process.returncode == 130, talk
     assert output == ""
     assert "goes on from there" in talk
+    hub.troubles[0].seconds_per_send = 0
     finish(start(hub, tmp_path))
     assert_complete(hub, tmp_path)
 
