@@ -25,7 +25,8 @@ from infinitalk_cli.doctor_machine import Check, machine_checks
 from infinitalk_cli.doctor_packages import package_checks
 from infinitalk_cli.errors import TalkError, WeightsError
 from infinitalk_cli.hardware import Hardware
-from infinitalk_cli.profile_choice import Choice
+from infinitalk_cli.profile_choice import Choice, eight_bits
+from infinitalk_cli.profile_table import Quant
 from infinitalk_cli.weights import all_paths, download_command, locate
 
 __all__ = ["Check", "Examination", "Packages", "examine", "is_fit", "read_packages"]
@@ -157,7 +158,7 @@ def _check_weights(found: Examination) -> Iterator[Check]:
     profile = found.choice.profile
     if profile.demo_weights:
         return
-    command = download_command(1, profile.quant)
+    command = download_command(1, _form_with_room(found))
     try:
         files = locate(found.weights_dir, num_speakers=1, quant=profile.quant)
     except WeightsError as error:
@@ -186,18 +187,28 @@ def _check_room(found: Examination) -> Iterator[Check]:
     disk, quant = next(iter(found.hardware.disks), None), found.choice.profile.quant
     if disk is None or disk.free_bytes is None:
         return
-    needed, free = download_bytes(quant), disk.free_bytes
-    detail = f"{free / 1e9:.0f} GB free at {disk.folder}; the weights take {needed / 1e9:.0f} GB"
-    if free >= needed:
+    needed, other = download_bytes(quant), _form_with_room(found)
+    detail = f"{disk.free_bytes / 1e9:.0f} GB free at {disk.folder}; the weights take {needed / 1e9:.0f} GB"
+    if disk.free_bytes >= needed:
         yield Check("disk", True, True, detail)
-    elif free >= (smaller := download_bytes("fp8")):
-        fix = f"talk download --speakers 1 --quant fp8  # {smaller / 1e9:.0f} GB; or name a roomier TALK_WEIGHTS_DIR"
-        yield Check("disk", False, False, detail, fix)
+    elif other != quant:
+        detail = f"{detail} in bfloat16, {download_bytes(other) / 1e9:.0f} GB in {other}"
+        yield Check("disk", False, False, detail, "for bfloat16 set TALK_WEIGHTS_DIR to a roomier folder")
     else:
-        yield Check("disk", False, True, detail, "export TALK_WEIGHTS_DIR=FOLDER  # with more room")
+        yield Check("disk", False, True, detail, "set TALK_WEIGHTS_DIR to a roomier folder")
 
 
-def download_bytes(quant: str) -> int:
+def _form_with_room(found: Examination) -> Quant:
+    """The form of the weights to fetch: the profile's, or an 8-bit one if the disk holds only that."""
+    quant, disk = found.choice.profile.quant, next(iter(found.hardware.disks), None)
+    gpu = found.choice.gpu
+    if quant != "none" or gpu is None or disk is None or disk.free_bytes is None:
+        return quant
+    smaller = eight_bits(gpu)
+    return smaller if download_bytes(smaller) <= disk.free_bytes < download_bytes(quant) else quant
+
+
+def download_bytes(quant: Quant) -> int:
     """Published size of the files of a run with one speaker."""
     common, text = 4_770_000_000 + 508_000_000 + 380_000_000 + 21_000_000, {"none": 11_362_000_000}
     transformer = {"none": 65_580_000_000 + 9_949_000_000}

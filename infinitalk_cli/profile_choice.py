@@ -167,7 +167,7 @@ def _row(gpu: Gpu) -> tuple[Profile, list[str]]:
 
 def _rungs(base: Profile, wishes: Wishes, gpu: Gpu) -> Iterator[tuple[Profile, str]]:
     """What to try in turn, with why a rung was needed."""
-    quant = base.quant if base.quant != "none" or wishes.quant is not None else _eight_bits(gpu)
+    quant = base.quant if base.quant != "none" or wishes.quant is not None else eight_bits(gpu)
     yield base, ""
     if base.num_persistent_param_in_dit != 0:
         yield replace(base, num_persistent_param_in_dit=None), ""
@@ -205,7 +205,7 @@ def remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
     """The nearest thing that fits: weights of 8 bits, then the smaller size, else the demo."""
     tries = [(replace(profile, num_persistent_param_in_dit=0), "--num-persistent-param-in-dit 0")]
     if profile.quant == "none":
-        quant = _eight_bits(gpu)
+        quant = eight_bits(gpu)
         tries.append((replace(tries[0][0], quant=quant), f"--quant {quant}"))
     if profile.size == "720":
         tries.append((replace(tries[-1][0], size="480"), f"{tries[-1][1]} --size 480"))
@@ -218,7 +218,7 @@ def remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
     return "--profile demo fits: small weights of its own"
 
 
-def _eight_bits(gpu: Gpu) -> Quant:
+def eight_bits(gpu: Gpu) -> Quant:
     """The 8-bit form that a card computes in; one that does not tell is taken for a new one."""
     return "int8" if gpu.capability is not None and gpu.capability < FP8_CAPABILITY else "fp8"
 

@@ -168,7 +168,9 @@ def test_room_for_the_weights_decides_which_form_is_advised() -> None:
         checks_of(hardware("h200", free_disk_bytes=free))["disk"] for free in (10**11, 6 * 10**10, 10**10)
     )
     assert roomy.ok
-    assert (tight.required, "--quant fp8" in tight.fix) == (False, True)
+    assert (tight.ok, tight.required, "32 GB in fp8" in tight.detail) == (False, False, True)
+    weights = checks_of(hardware("h200", free_disk_bytes=6 * 10**10))["weights"]
+    assert weights.fix == "talk download --speakers 1 --quant fp8"
     assert (full.required, full.ok) == (True, False)
     assert download_bytes("fp8") < 33e9 < 90e9 < download_bytes("none")
 
