@@ -16,6 +16,7 @@ from infinitalk_cli.console import Console, errors_as_exit_codes
 from infinitalk_cli.doctor import Check, Examination, examine, is_fit, read_packages
 from infinitalk_cli.errors import EnvironmentUnfitError
 from infinitalk_cli.hardware import Hardware, detect_hardware
+from infinitalk_cli.options import with_weights_there
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run
 from infinitalk_cli.run_reports import choice_line
 from infinitalk_cli.settings_files import KEYS, VARIABLE_PREFIX, Setting, read_settings
@@ -52,7 +53,7 @@ def doctor(
     with errors_as_exit_codes(console):
         folder = find_weights_dir(weights_dir)
         hardware = detect_hardware([folder, Path()])
-        run = choose_run(_said(profile, gpu), hardware)
+        run = with_weights_there(choose_run(_said(profile, gpu), hardware), folder, num_speakers=1)
         checks = examine(Examination(hardware, read_packages(), run.choice, folder))
         if online:
             from infinitalk_cli.doctor_online import check_hub

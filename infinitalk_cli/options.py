@@ -266,7 +266,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
     run = choose_run(options_said(options), detect_hardware())
     demo = run.base.demo_weights and options.weights_dir is None
     weights_dir = None if demo else find_weights_dir(options.weights_dir)
-    run = _with_weights_there(run, weights_dir, job)
+    run = with_weights_there(run, weights_dir, num_speakers=job.num_speakers)
     quant = run.profile("infinitetalk").quant
     engine = options.engine.value if options.engine else "infinitetalk"
     if options.engine is None and weights_dir is not None:
@@ -331,7 +331,7 @@ def preset_loras(profile: Profile, files: WeightFiles, weights_dir: Path) -> tup
     return (LoraFile(path, profile.lora_scale),)
 
 
-def _with_weights_there(run: RunChoice, weights_dir: Path | None, job: Job) -> RunChoice:
+def with_weights_there(run: RunChoice, weights_dir: Path | None, *, num_speakers: int) -> RunChoice:
     """Of the forms of the weights that fit, the one that is there, if the preferred one is not."""
     preferred = run.profile("infinitetalk").quant
     if weights_dir is None or run.gpu is None or run.base.demo_weights or "quant" in run.said.settings:
@@ -341,7 +341,7 @@ def _with_weights_there(run: RunChoice, weights_dir: Path | None, job: Job) -> R
     forms: tuple[WeightsForm, ...] = (preferred, *(form for form in ("fp8", "int8", "none") if form != preferred))
     for form in forms:
         try:
-            locate(weights_dir, num_speakers=job.num_speakers, quant=form)
+            locate(weights_dir, num_speakers=num_speakers, quant=form)
         except WeightsError:
             continue
         other = run if form == preferred else with_quant(run, form)

@@ -22,6 +22,7 @@ from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.main import app
 from infinitalk_cli.profile_choice import choose_profile
 from tests.hardware_fixtures import hardware
+from tests.test_cli import lay_plain_weights
 
 GOOD: dict[str, str | None] = {
     **{name: f"{floor}.99" for name, floor in FLOORS.items()},
@@ -308,6 +309,14 @@ def test_a_machine_without_a_gpu_exits_3_and_names_the_demo(machine: pytest.Monk
     assert (record["ok"], record["profile"]) == (False, "demo")
     assert set(record) == {"ok", "profile", "checks"}
     assert all(set(check) == {"name", "ok", "required", "detail", "fix"} for check in record["checks"])
+
+
+def test_the_form_that_was_downloaded_is_judged_as_a_run_would_take_it(
+    machine: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lay_plain_weights(tmp_path / "weights")
+    result = on(machine, "rtx4090-desktop", available_ram_bytes=60 * 10**9)
+    assert "bfloat16 weights are there, others are not" in result.stdout
 
 
 def test_fix_prints_a_script_and_runs_nothing(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
