@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from infinitalk_cli.compact import FOLDER as COMPACT
 from infinitalk_cli.compact import IMAGE_ENCODER as COMPACT_IMAGE_ENCODER
 from infinitalk_cli.compact import Form, is_current, text_encoder_place, transformer_place
 from infinitalk_cli.errors import InputError, WeightsError
@@ -42,16 +43,27 @@ QUANTISED_TEXT_ENCODERS: dict[Quant, tuple[Quant, ...]] = {"none": (), "fp8": ("
 
 
 REPACKAGED_BASES = (
+    "wan2.1_i2v_480p_14B_bf16.safetensors",
+    "wan2.1_i2v_480p_14B_fp16.safetensors",
     "Wan2_1-I2V-14B-480p_fp8_e4m3fn_scaled_KJ.safetensors",
+    "wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
+    "Wan2_1-I2V-14B-480p_fp8_e5m2_scaled_KJ.safetensors",
     "Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors",
+    "wan2.1_i2v_480p_14B_fp8_e4m3fn.safetensors",
 )
 REPACKAGED_ADAPTERS: dict[str, tuple[str, ...]] = {
     "single": (
         "Wan2_1-InfiniTetalk-Single_fp16.safetensors",
+        "wan2.1_infiniteTalk_single_fp16.safetensors",
         "Wan2_1-InfiniteTalk-Single_fp8_e4m3fn_scaled_KJ.safetensors",
         "Wan2_1-InfiniteTalk-Single_fp8_e5m2_scaled_KJ.safetensors",
     ),
-    "multi": ("Wan2_1-InfiniteTalk-Multi_fp16.safetensors",),
+    "multi": (
+        "Wan2_1-InfiniteTalk-Multi_fp16.safetensors",
+        "wan2.1_infiniteTalk_multi_fp16.safetensors",
+        "Wan2_1-InfiniteTalk-Multi_fp8_e4m3fn_scaled_KJ.safetensors",
+        "Wan2_1-InfiniteTalk-Multi_fp8_e5m2_scaled_KJ.safetensors",
+    ),
 }
 """Other programs' forms of base and adapter, taken where the published files are not there; the best first."""
 
@@ -177,8 +189,10 @@ def _adapters(weights_dir: Path, engine: Engine, num_speakers: int) -> Sequence[
     if engine == "multitalk":
         return weights_dir / MULTITALK / MULTITALK_ADAPTER, weights_dir / BASE / MULTITALK_ADAPTER
     kind = "single" if num_speakers == 1 else "multi"
+    published = weights_dir / INFINITETALK
     repackaged = (weights_dir / REPACKAGED / name for name in REPACKAGED_ADAPTERS[kind])
-    return weights_dir / INFINITETALK / kind / "infinitetalk.safetensors", *repackaged
+    cast_to_8_bits = published / "comfyui" / f"infinitetalk_{kind}.safetensors"
+    return published / kind / "infinitetalk.safetensors", *repackaged, cast_to_8_bits
 
 
 def _transformer(
@@ -291,9 +305,11 @@ def _refuse_missing(files: WeightFiles, weights_dir: Path, num_speakers: int) ->
     missing = [path for path in all_paths(files) if not path.is_file()]
     if not missing:
         return
+    stale = [path for path in sorted(weights_dir.glob(f"{COMPACT}/*.safetensors")) if not is_current(path, weights_dir)]
     raise WeightsError(
         f"{_counted(missing)} missing in {weights_dir}:"
-        + "".join(f"\n  {name}" for name in _short(missing, weights_dir)),
+        + "".join(f"\n  {name}" for name in _short(missing, weights_dir))
+        + "".join(f"\n  {name} is there, but what it was made of has changed" for name in _short(stale, weights_dir)),
         hint=f"{download_command(num_speakers, files.quant)} fetches them; "
         "--profile demo runs without; if you have them, name their folder with --weights-dir",
     )

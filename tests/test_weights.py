@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from infinitalk_cli.errors import InputError, WeightsError
-from infinitalk_cli.weights import Engine, Quant, all_paths, choose_engine, find_weights_dir, locate
+from infinitalk_cli.weights import (
+    REPACKAGED_ADAPTERS,
+    REPACKAGED_BASES,
+    Engine,
+    Quant,
+    all_paths,
+    choose_engine,
+    find_weights_dir,
+    locate,
+)
 
 SHARDS = tuple(
     f"Wan2.1-I2V-14B-480P/diffusion_pytorch_model-0000{number}-of-00007.safetensors" for number in range(1, 8)
@@ -187,3 +196,16 @@ def test_damaged_or_hostile_index_is_refused(tmp_path: Path, content: str) -> No
     lay(tmp_path, *PLAIN, SINGLE)
     (tmp_path / INDEX).write_text(content)
     assert "shard index" in refusal(tmp_path).message
+
+
+def test_other_programs_files_serve_where_the_published_ones_are_not(tmp_path: Path) -> None:
+    """The best form first; of the published ones the adapter cast to 8 bits comes last."""
+    bases, adapters = REPACKAGED_BASES, REPACKAGED_ADAPTERS["multi"]
+    lay(tmp_path, *COMMON, TEXT_ENCODER, "InfiniteTalk/comfyui/infinitetalk_multi.safetensors")
+    for name in (bases[-1], bases[0]):
+        lay(tmp_path, f"repackaged/{name}")
+        assert locate(tmp_path, num_speakers=2).dit_shards == (tmp_path / "repackaged" / name,)
+    assert locate(tmp_path, num_speakers=2).adapter == tmp_path / "InfiniteTalk/comfyui/infinitetalk_multi.safetensors"
+    for name in (adapters[-1], adapters[0]):
+        lay(tmp_path, f"repackaged/{name}")
+        assert locate(tmp_path, num_speakers=2).adapter == tmp_path / "repackaged" / name
