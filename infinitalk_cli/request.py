@@ -16,6 +16,7 @@ from pathlib import Path
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
+from infinitalk_cli.media.part_name import part_path_of, whole_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
 
 LARGEST_SEED = 2**63 - 1
@@ -134,6 +135,9 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output {output} is an input of the job"
     elif there and not request.overwrite:
         yield f"{output} is already there: --overwrite replaces it, -o names another"
+    for part in (part_path_of(output), whole_path_of(output)):
+        if part.is_file() and any(part.samefile(path) for path in _inputs(request.job)):
+            yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
     folder = next(path for path in output.absolute().parents if path.exists())
     if not folder.is_dir():
         yield f"the output folder can't be made: {folder} is a file"

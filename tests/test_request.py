@@ -84,6 +84,17 @@ def test_an_input_is_never_the_output(request_: GenerateRequest, tmp_path: Path)
     assert "is an input of the job" in refusal(request)
 
 
+@pytest.mark.parametrize("name", ["clip.part.mp4", "clip.whole.part.mp4"])
+def test_an_input_is_not_overwritten_on_the_way_to_the_output(
+    request_: GenerateRequest, tmp_path: Path, name: str
+) -> None:
+    """What an interrupted run left may be the video of the next."""
+    (tmp_path / name).write_bytes(b"video")
+    job = replace(request_.job, reference=tmp_path / name)
+    assert "would be overwritten" in refusal(replace(request_, job=job, output=tmp_path / "clip.mp4"))
+    check_request(replace(request_, job=job, output=tmp_path / "other.mp4"))
+
+
 def test_output_that_is_a_folder_or_lies_in_a_file(request_: GenerateRequest, tmp_path: Path) -> None:
     assert "is a folder: name a file in it" in refusal(replace(request_, output=tmp_path))
     assert "face.png is a file" in refusal(replace(request_, output=tmp_path / "face.png" / "deep" / "talk.mp4"))

@@ -28,6 +28,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from infinitalk_cli.errors import InputError, MediaError
 from infinitalk_cli.media.fragments import FRAGMENTED, copy_to_plain_mp4, cut_to_fragments
+from infinitalk_cli.media.part_name import part_path_of, whole_path_of
 from infinitalk_cli.media.sound_track import SampleFeed, SoundTrack
 
 Pixels = npt.NDArray[np.uint8]
@@ -74,7 +75,7 @@ class VideoWriter:
         if height % 2 or width % 2:
             raise ValueError(f"the size must be even for yuv420p, not {height}x{width}")
         self.path = path
-        self.part_path = path.with_name(f"{path.stem}.part.mp4")
+        self.part_path = part_path_of(path)
         self.num_frames = 0
         self._size, self._fps, self._metadata = (height, width), fps, dict(metadata or {})
         self._file = _claim(path, self.part_path)
@@ -205,7 +206,7 @@ class VideoWriter:
 
     def _put_in_place(self) -> None:
         """Copy the part's packets into a plain mp4 with the index in front and rename that."""
-        whole_path = self.part_path.with_name(f"{self.path.stem}.whole.part.mp4")
+        whole_path = whole_path_of(self.path)
         try:
             copy_to_plain_mp4(self.part_path, whole_path, num_samples=self._num_samples, metadata=self._metadata)
             whole_path.replace(self.path)
