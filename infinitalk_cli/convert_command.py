@@ -74,6 +74,7 @@ def convert_weights(options: ConvertOptions) -> None:
         to_make = [conversion for conversion in planned if not is_done(conversion, folder)]
         if not options.dry_run and to_make:
             with locked(folder, console.note):
+                to_make = [conversion for conversion in to_make if not is_done(conversion, folder)]
                 refuse_full_disk(to_make)
                 make(to_make, folder, record, console)
         outcome = "need" if options.dry_run else "made"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +318,19 @@ def test_samples_see_the_length_the_beginning_and_the_end(tmp_path: Path) -> Non
         (tmp_path / "file").write_bytes(content)
         digests.add(sample_digest(tmp_path / "file"))
     assert len(digests) == 5
+
+
+def test_two_conversions_at_once_make_each_file_once(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(published, folder, copy_function=os.link)
+    with ThreadPoolExecutor(2) as pool:
+        forms = list(pool.map(lambda _: json_of(folder), range(2)))
+    made = sorted(file["state"] for told in forms for file in told)
+    assert made == ["have"] * 3 + ["made"] * 3
+
+
+def json_of(folder: Path) -> list[dict[str, Any]]:
+    """What a conversion of its own process tells."""
+    command = [sys.executable, "-m", "infinitalk_cli", "weights", "convert", "--quant", "fp8", "--json"]
+    told = subprocess.run([*command, "--weights-dir", str(folder)], capture_output=True, check=True, text=True)
+    return json.loads(told.stdout)["files"]
