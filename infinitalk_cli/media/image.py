@@ -10,6 +10,7 @@ Source: the bucket tables and the resizing of InfiniteTalk and MultiTalk (Apache
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,13 @@ def read_image(path: Path, background: tuple[int, int, int] | None = WHITE) -> I
     """
     check_file(path, "a picture")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses at twice that size
+            image = Image.open(path)
+        with image:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image), background)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise InputError(f"{path} has too many pixels: {error}", hint="scale it down; 4000 a side is plenty") from error
     except UnidentifiedImageError as error:
         raise InputError(

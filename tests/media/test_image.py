@@ -177,3 +177,10 @@ def test_frames_are_the_fitted_picture_between_minus_one_and_one() -> None:
     assert frames.max() == 1
     pixels = np.asarray(fit(image, plan)).transpose(2, 0, 1)
     assert np.array_equal(((frames[0, :, 0] + 1) * 127.5).round().numpy(), pixels)
+
+
+def test_a_large_photo_is_read_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above Pillow's limit, but below twice that: panoramas of phones lie there."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    assert read_image(tmp_path / "large.png").size == (30, 20)
