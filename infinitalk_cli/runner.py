@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -335,11 +335,17 @@ def write_chunks(writer: VideoWriter, chunks: Iterator[Chunk]) -> int:
         except KeyboardInterrupt as interrupt:
             if not writer.num_frames:
                 raise InterruptedRunError("stopped before the first chunk was done; nothing was written") from interrupt
-            path = writer.finish()
+            finish_undisturbed(writer)
             seconds = writer.num_frames / VIDEO_FPS
-            raise InterruptedRunError(f"stopped; the first {seconds:.2f} s are in {path}") from interrupt
-        writer.finish()
+            raise InterruptedRunError(f"stopped; the first {seconds:.2f} s are in {writer.path}") from interrupt
+        finish_undisturbed(writer)
     return num_chunks
+
+
+def finish_undisturbed(writer: VideoWriter) -> None:
+    """Complete the file whatever is pressed: there is nothing left to stop, but a video to lose."""
+    with suppress(KeyboardInterrupt), held_interrupts():
+        writer.finish()
 
 
 @contextmanager
