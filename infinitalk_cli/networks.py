@@ -24,7 +24,7 @@ from infinitalk_cli.memory.keymaps import (
 )
 from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, open_tensors
 from infinitalk_cli.memory.lora import Lora, LoraReport, apply_loras
-from infinitalk_cli.memory.quant import quantize_on_load, swap_quantized_linears
+from infinitalk_cli.memory.quant import keep_exact, quantize_on_load, swap_quantized_linears
 from infinitalk_cli.models.audio_encoder import AudioEncoder
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
@@ -92,6 +92,7 @@ def make_dit(
         dtype_of=lambda name, stored: torch.float32 if DiT.keeps_float32(name) else dtype,
         device=device,
     )
+    keep_exact(dit, lambda layer: not layer.startswith("blocks."))
     return dit.eval()
 
 
@@ -117,6 +118,7 @@ def make_text_encoder(
         dtype_of=lambda name, stored: dtype,
         device=device,
     )
+    keep_exact(encoder, lambda layer: True)  # a prompt takes milliseconds, and its states have outliers
     return encoder
 
 

@@ -108,6 +108,18 @@ def test_adapter_in_comfyui_form_keeps_its_8_bits_beside_a_plain_base(files: Wei
         torch.testing.assert_close(layer.dequantized(), plain[f"{name}.weight"], rtol=2**-4, atol=1e-3)
 
 
+def test_eight_bit_layers_outside_the_blocks_multiply_exactly(files: WeightFiles, root: Path) -> None:
+    quantised = "InfiniteTalk/quant_models/infinitetalk_single_fp8.safetensors"
+    write_tree(manifest(), root, source=reference_dir(), only=[quantised])
+    dit = build_dit(
+        replace(files, dit_shards=(root / quantised,), adapter=None, quant="fp8"), dtype=torch.bfloat16, device="cpu"
+    )
+    exact = {name: part.is_exact for name, part in dit.named_modules() if isinstance(part, QuantizedLinear)}
+    assert exact["audio_proj.proj1"]
+    assert not exact["blocks.0.self_attn.q"]
+    assert all(is_exact != name.startswith("blocks.") for name, is_exact in exact.items())
+
+
 def test_missing_adapter_is_told_by_its_tensors(files: WeightFiles) -> None:
     with pytest.raises(WeightsError, match=r"do not fit the video transformer; tensors \d+ missing: audio_proj\."):
         dit_of(replace(files, adapter=None))

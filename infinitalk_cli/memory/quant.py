@@ -86,6 +86,13 @@ class QuantizedLinear(nn.Module):
         return F.linear(x, self.dequantized().to(x.dtype), bias)
 
 
+def keep_exact(module: nn.Module, where: Callable[[str], bool]) -> None:
+    """Set `is_exact` in the 8-bit layers of those names: what they cost is little, and their rounding shows."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantizedLinear) and where(name):
+            layer.is_exact = True
+
+
 def quantize_rows(
     weight: Tensor, dtype: torch.dtype, *, scale_dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,8 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 ALIGNMENT = 16
 """Sizes of the weight must be multiples of this."""
 _SMALLEST_CAPABILITY = {torch.float8_e4m3fn: (8, 9), torch.int8: (8, 0)}
-_FEWEST_INT8_ROWS = 17
-"""`_int_mm` refuses fewer."""
+_FEWEST_ROWS = 17
+"""`_int_mm` refuses fewer, and `_scaled_mm` takes the scale of a single row for that of the whole matrix."""
 _INT8_ROWS = 8192
 """Rows of an int8 product at a time: its int32 sums are twice as large as the output."""
 _PROBE_ERROR = 0.05
@@ -45,11 +45,7 @@ def matmul(x: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, *, gelu:
     if not x.is_cuda or x.dtype not in HALF_DTYPES or data.dtype not in LARGEST_ACTIVATION:
         return None
     rows = x.numel() // x.shape[-1]
-    if (
-        data.shape[0] % ALIGNMENT
-        or data.shape[1] % ALIGNMENT
-        or (data.dtype == torch.int8 and rows < _FEWEST_INT8_ROWS)
-    ):
+    if data.shape[0] % ALIGNMENT or data.shape[1] % ALIGNMENT or rows < _FEWEST_ROWS:
         return None
     product = best_product(x.device, data.dtype, x.dtype)
     if product is None:

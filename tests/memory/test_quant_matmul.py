@@ -53,6 +53,16 @@ def test_quantised_on_load_equals_quantised_before(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("dtype", ERROR, ids=str)
+def test_a_few_rows_are_multiplied_exactly(dtype: torch.dtype, rows: int) -> None:
+    made = layer(dtype).cuda()
+    x = torch.randn(1, rows, 512, device="cuda", dtype=torch.bfloat16)
+    assert matmul(x, made.data, made.scale, made.bias) is None
+    torch.testing.assert_close(made(x), made.plain(x))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("rows", [20, 1000])
 @pytest.mark.parametrize("dtype", ERROR, ids=str)
 def test_product_is_as_near_as_rounded_inputs_allow(dtype: torch.dtype, rows: int) -> None:
