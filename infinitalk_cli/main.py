@@ -15,6 +15,7 @@ from infinitalk_cli.download_command import download
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.estimate import Estimate, JobShape
 from infinitalk_cli.hardware import cuda_environment
+from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run, taking
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
@@ -59,7 +60,7 @@ def generate(options: GenerateOptions) -> None:
     console = Console(quiet=options.quiet, as_json=options.as_json, form=options.progress.value)
     if options.debug:
         os.environ["TALK_DEBUG"] = "1"
-    with errors_as_exit_codes(console):
+    with errors_as_exit_codes(console), stops_as_interrupts():
         prepared = prepare_run(options)
         request = prepared.request
         if options.dry_run:

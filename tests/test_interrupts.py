@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from infinitalk_cli.errors import InterruptedRunError
+from infinitalk_cli.interrupts import OTHER_STOPS, held_interrupts, stops_as_interrupts
 from infinitalk_cli.media import writer as writer_module
 from infinitalk_cli.media.fragments import copy_to_plain_mp4
 from infinitalk_cli.media.writer import VideoWriter
@@ -69,3 +70,32 @@ def test_ctrl_c_when_all_is_done_comes_too_late(tmp_path: Path) -> None:
     target = tmp_path / "a.mp4"
     assert write_chunks(VideoWriter(target, height=32, width=32), chunks(2)) == 2
     assert num_frames_in(target) == 2 * CHUNK_FRAMES
+
+
+@pytest.mark.parametrize("number", OTHER_STOPS)
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_another_stop_is_like_ctrl_c_and_waits_like_it(number: signal.Signals, ctrl_c: signal.Handlers) -> None:
+    def stop(done: list[str]) -> None:
+        with held_interrupts():
+            signal.raise_signal(number)
+            done.append("frame written")
+
+    signal.signal(signal.SIGINT, ctrl_c)
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), stops_as_interrupts():
+        stop(done)
+    assert done
+    with pytest.raises(KeyboardInterrupt), stops_as_interrupts():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", OTHER_STOPS)
+def test_a_stop_that_the_parent_ignores_stays_ignored(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        with stops_as_interrupts():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, signal.SIG_DFL)
