@@ -12,9 +12,9 @@ import os
 import sys
 import traceback
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, TextIO
 
 import typer
 
@@ -177,8 +177,14 @@ def _say(label: str, text: str, *, color: str) -> None:
 
 
 def _talk(text: str) -> None:
-    """Print on stderr as it is now: while the bar moves, Rich puts a proxy there that prints above it."""
-    print(text, file=sys.stderr, flush=True)
+    """Print on stderr as it is now: while the bar moves, Rich puts a proxy there that prints above it.
+
+    When nobody listens any more, on a closed terminal or pipe, the work goes on.
+    """
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _let_go(sys.stderr)
 
 
 def _traceback_if_asked(error: BaseException) -> None:
@@ -191,3 +197,13 @@ def _write_data(text: str) -> None:
         typer.echo(text)
     except UnicodeEncodeError:  # a path that is no text in the terminal's encoding: give its bytes
         typer.echo(os.fsencode(text))
+    except BrokenPipeError:  # the reader has left, as `head` does; what was made is made
+        _let_go(sys.stdout)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Send what is still in the buffer nowhere: the interpreter would try once more at exit, and complain."""
+    with suppress(OSError):  # a stream that is no file has nothing to fail at exit
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

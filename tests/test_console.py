@@ -182,3 +182,24 @@ def run_on_terminal(code: str, environment: dict[str, str]) -> str:
         assert process.wait(timeout=60) == 0
     os.close(ours)
     return drawn.decode()
+
+
+ONE_RUN = """
+import sys
+from infinitalk_cli.console import Console, errors_as_exit_codes
+console = Console()
+sys.stdin.read()
+with errors_as_exit_codes(console):
+    console.note("a note")
+    console.result("talk.mp4", {})
+"""
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_that_has_left_is_no_failure(closed: str) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", ONE_RUN], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as run:
+        getattr(run, closed).close()
+        heard = run.communicate("")
+    assert run.returncode == 0
+    assert heard == {"stdout": ("", "a note\n"), "stderr": ("talk.mp4\n", "")}[closed]

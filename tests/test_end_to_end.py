@@ -6,7 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,10 @@ def test_running_out_of_gpu_memory_ends_with_exit_code_5(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
-def test_ctrl_c_finishes_the_mp4_with_the_chunks_done(tmp_path: Path) -> None:
-    sound, output = tmp_path / "long.wav", tmp_path / "long.mp4"
+@contextmanager
+def run_of_20_s(folder: Path) -> Generator[tuple[subprocess.Popen[str], Path]]:
+    """A run in a child that has made two chunks; and its output."""
+    sound, output = folder / "long.wav", folder / "long.mp4"
     write_wav(sound, noise(RATE * 20), RATE)
     # A shell that runs the tests in the background makes its children ignore SIGINT; undo that.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -199,13 +201,36 @@ def test_ctrl_c_finishes_the_mp4_with_the_chunks_done(tmp_path: Path) -> None:
     with subprocess.Popen([*map(str, command), *FAST], stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         assert any("chunk 3/" in line for line in run.stderr)
-        run.send_signal(signal.SIGINT)
+        yield run, output
+
+
+def assert_whole_chunks(output: Path) -> None:
+    num_frames = streams(output)["frames"]
+    assert 29 <= num_frames < 500
+    assert (num_frames - 17) % 12 == 0
+    assert not list(output.parent.glob("*.part.mp4"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a child can't be told to stop there")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_told_to_stop_finishes_the_mp4_with_the_chunks_done(tmp_path: Path, name: str) -> None:
+    with run_of_20_s(tmp_path) as (run, output):
+        assert run.stderr is not None
+        run.send_signal(getattr(signal, name))
         rest = run.stderr.read()
     assert run.returncode == 130, rest
     assert str(output) in rest
-    num_frames = streams(output)["frames"]
-    assert 29 <= num_frames < 500
-    assert (num_frames - 17) % 12 == 0  # whole chunks
+    assert_whole_chunks(output)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a child can't be told to stop there")
+def test_a_closed_terminal_does_not_lose_the_chunks_done(tmp_path: Path) -> None:
+    with run_of_20_s(tmp_path) as (run, output):
+        assert run.stderr is not None
+        run.stderr.close()
+        run.send_signal(signal.SIGHUP)
+    assert run.returncode == 130
+    assert_whole_chunks(output)
 
 
 def test_a_run_leaves_nothing_in_the_temporary_folder(
