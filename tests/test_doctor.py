@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from infinitalk_cli import doctor_commands
+from infinitalk_cli import doctor_reports
 from infinitalk_cli.doctor import Check, Examination, Packages, download_bytes, examine, is_fit, read_packages
-from infinitalk_cli.doctor_commands import check_line, fix_script
 from infinitalk_cli.doctor_deep import make_demo_video, run_probes, write_picture, write_sound
 from infinitalk_cli.doctor_online import check_hub
 from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, parse_version
+from infinitalk_cli.doctor_reports import check_line, fix_script
 from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.main import app
 from infinitalk_cli.profile_choice import choose_profile
@@ -290,8 +290,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
 
 def on(machine: pytest.MonkeyPatch, name: str, *arguments: str, **changes: int) -> Result:
     seen = hardware(name, **changes)  # pyright: ignore[reportArgumentType]
-    machine.setattr(doctor_commands, "detect_hardware", lambda folders=(): seen)
-    machine.setattr(doctor_commands, "read_packages", lambda: Packages(GOOD, (12, 8), ENCODERS))
+    machine.setattr(doctor_reports, "detect_hardware", lambda folders=(): seen)
+    machine.setattr(doctor_reports, "read_packages", lambda: Packages(GOOD, (12, 8), ENCODERS))
     return CliRunner().invoke(app, ["doctor", *arguments])
 
 

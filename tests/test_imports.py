@@ -98,7 +98,8 @@ ROOMS = (
     ),
     Room(("run_reports",), may=("console", "run_choice", *DATA), typing_only=("run_plan",)),
     Room(("profiles_commands",), may=("console", "run_choice", "run_reports", *DATA)),
-    Room(("doctor_commands",), may=("", "console", "doctor*", "options", "run_choice", "run_reports", *DATA)),
+    Room(("doctor_commands",), may=("console", "errors"), inside=("doctor*",)),
+    Room(("doctor_reports",), may=("", "doctor*", "options", "run_choice", "run_reports", *DATA)),
     Room(("request",), may=("errors", "job", "profiles", "media.part_name")),
     Room(("options", "run_choice"), may=(*DATA, "models.config"), inside=("manifest",)),
     Room(
