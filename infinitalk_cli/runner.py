@@ -128,6 +128,7 @@ def generate(
             crf=request.crf,
             sound=speech.sound_track,
             metadata=describe(request),
+            overwrite=request.overwrite,
         )
         num_chunks = write_chunks(writer, chunks)
     return GenerateResult(

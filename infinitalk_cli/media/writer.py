@@ -28,7 +28,8 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from infinitalk_cli.errors import InputError, MediaError
 from infinitalk_cli.media.fragments import FRAGMENTED, copy_to_plain_mp4, cut_to_fragments
-from infinitalk_cli.media.part_name import part_path_of, whole_path_of
+from infinitalk_cli.media.part_lock import open_alone, remove
+from infinitalk_cli.media.part_name import part_path_of, real_path_of, whole_path_of
 from infinitalk_cli.media.sound_track import SampleFeed, SoundTrack
 
 Pixels = npt.NDArray[np.uint8]
@@ -66,17 +67,20 @@ class VideoWriter:
         fps: int = 25,
         crf: int = DEFAULT_CRF,
         metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
     ) -> None:
         """Start writing beside `path`, whose folder is made if it is missing.
 
         Args: height, width: in pixels, even. metadata: tags such as `title` and `comment`.
-        Raises: InputError: if nothing can be written there.
+            overwrite: whether a file that is at `path` in the end may be replaced.
+        Raises: InputError: if nothing can be written there, or another run is doing so.
         """
         if height % 2 or width % 2:
             raise ValueError(f"the size must be even for yuv420p, not {height}x{width}")
         self.path = path
         self.part_path = part_path_of(path)
         self.num_frames = 0
+        self._overwrite = overwrite
         self._size, self._fps, self._metadata = (height, width), fps, dict(metadata or {})
         self._file = _claim(path, self.part_path)
         options = {"movflags": FRAGMENTED, "flush_packets": "1"}
@@ -112,6 +116,7 @@ class VideoWriter:
             return
         with suppress(MediaError):  # one error is under way already
             self._complete_part()
+        self._file.close()
 
     def write(self, frames: torch.Tensor | Pixels) -> None:
         """Append frames, and the sound up to their end.
@@ -128,29 +133,35 @@ class VideoWriter:
     def finish(self) -> Path:
         """Complete the file with the frames written so far, its sound cut to their length, and put it at `path`.
 
-        Raises: MediaError: if there is no frame, or the disk takes no more; the part file then stays.
+        Raises: MediaError: if there is no frame, the disk takes no more, or a file that must stay is there by now; the
+            part file then stays.
         """
         if self.num_frames == 0:
             self.abort()
             raise MediaError(f"no frame was finished, so {self.path} is not written", hint="start it again")
-        self._complete_part()
-        self._put_in_place()
+        try:
+            self._complete_part()
+            self._put_in_place()
+        finally:
+            self._file.close()
         return self.path
 
     def abort(self) -> None:
         """Stop and remove what was written."""
-        self._close_quietly()
-        self.part_path.unlink(missing_ok=True)
+        with suppress(FFmpegError, OSError):
+            self._container.close()
+        remove(self._file, self.part_path)
+        self._closed = True
 
     def _complete_part(self) -> None:
-        """Write what the encoders still hold and close the part file."""
+        """Write what the encoders still hold. The part file stays open, and thereby ours."""
         with self._keeping_the_part():
             self._write_sound(self._end_sample())
             self._container.mux(self._video.encode(None))
             if self._audio is not None:
                 self._container.mux(self._audio.encode(None))
             self._container.close()
-            self._file.close()  # raises what FFmpeg passed over: bytes that could not be written stay in its buffer
+            self._file.flush()  # raises what FFmpeg passed over: bytes that could not be written stay in its buffer
             self._closed = True
 
     def _write_frame(self, pixels: Pixels) -> None:
@@ -209,11 +220,22 @@ class VideoWriter:
         whole_path = whole_path_of(self.path)
         try:
             copy_to_plain_mp4(self.part_path, whole_path, num_samples=self._num_samples, metadata=self._metadata)
-            whole_path.replace(self.path)
+            self._check_place()
+            whole_path.replace(real_path_of(self.path))
+        except MediaError:
+            whole_path.unlink()
+            raise
         except (FFmpegError, OSError) as error:
             whole_path.unlink(missing_ok=True)
             raise self._failure(error, kept=True) from error
-        self.part_path.unlink()
+        remove(self._file, self.part_path)
+
+    def _check_place(self) -> None:
+        if not self._overwrite and self.path.exists():
+            raise MediaError(
+                f"{self.path} came to be there meanwhile and is not replaced; the video is in {self.part_path}",
+                hint="rename that file, which can be played as it is",
+            )
 
 
 def to_pixels(frames: torch.Tensor) -> Pixels:
@@ -227,8 +249,13 @@ def _claim(path: Path, part_path: Path) -> BinaryIO:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder", hint="name a file in it, such as talk.mp4")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return part_path.open("wb")
+        part_path.parent.mkdir(parents=True, exist_ok=True)
+        return open_alone(part_path)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another run is writing {path}: its part file {part_path} is in use",
+            hint="wait for it, or name another file with -o",
+        ) from error
     except OSError as error:
         raise InputError(
             f"nothing can be written to {path.parent}: {error.strerror}",

@@ -303,6 +303,78 @@ def test_places_that_cannot_be_written_are_input_errors(tmp_path: Path) -> None:
         VideoWriter(tmp_path / "folder.mp4", height=HEIGHT, width=WIDTH)
 
 
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.mp4"
+    with VideoWriter(target, height=HEIGHT, width=WIDTH) as first:
+        first.write(frames(60))
+        with pytest.raises(InputError, match=r"another run is writing .*a\.mp4") as caught:
+            VideoWriter(target, height=HEIGHT, width=WIDTH)
+        assert caught.value.exit_code == 2
+        first.finish()
+    assert numbers_in(target) == list(range(60))
+    assert names_in(tmp_path) == ["a.mp4"]
+
+
+DIES = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from infinitalk_cli.media.writer import VideoWriter
+writer = VideoWriter(Path(sys.argv[1]), height=48, width=64)
+writer.write(np.zeros((200, 48, 64, 3), np.uint8))
+os._exit(0)
+"""
+
+
+def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a.mp4"
+    subprocess.run([sys.executable, "-c", DIES, str(target)], check=True)
+    assert names_in(tmp_path) == ["a.part.mp4"]
+    with VideoWriter(target, height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(5))
+        writer.finish()
+    assert numbers_in(target) == list(range(5))
+    assert names_in(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("num_frames", [0, 5])
+def test_a_run_that_ended_without_a_video_leaves_the_place_free(tmp_path: Path, num_frames: int) -> None:
+    target = tmp_path / "a.mp4"
+    left = left_without_finishing(target, num_frames)  # kept, as a traceback would keep it
+    with VideoWriter(target, height=HEIGHT, width=WIDTH) as writer:
+        assert writer.part_path == left.part_path
+        writer.abort()
+
+
+def test_a_file_that_came_meanwhile_is_spared_unless_it_may_be_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a.mp4"
+    with VideoWriter(target, height=HEIGHT, width=WIDTH, overwrite=False) as writer:
+        writer.write(frames(60))
+        target.write_bytes(b"theirs")
+        with pytest.raises(MediaError, match=r"the video is in .*a\.part\.mp4"):
+            writer.finish()
+    assert target.read_bytes() == b"theirs"
+    assert names_in(tmp_path) == ["a.mp4", "a.part.mp4"]
+    assert numbers_in(writer.part_path) == list(range(60))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_and_what_it_points_at_is_written(tmp_path: Path, is_there: bool) -> None:
+    real, link = tmp_path / "disk" / "real.mp4", tmp_path / "a.mp4"
+    real.parent.mkdir()
+    if is_there:
+        real.write_bytes(b"older")
+    link.symlink_to(Path("disk") / "real.mp4")
+    with VideoWriter(link, height=HEIGHT, width=WIDTH) as writer:
+        writer.write(frames(5))
+        assert names_in(real.parent)[-1] == "real.part.mp4"
+        assert writer.finish() == link
+    assert link.is_symlink()
+    assert numbers_in(real) == list(range(5))
+    assert names_in(real.parent) == ["real.mp4"]
+
+
 def test_odd_sizes_and_frames_of_another_size_are_our_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="even"):
         VideoWriter(tmp_path / "a.mp4", height=33, width=WIDTH)
