@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from infinitalk_cli.main import app
+import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    app()
+    try:
+        from infinitalk_cli.main import app  # takes a while, in which Ctrl-C must not look like a fault of ours
+
+        app()
+    except KeyboardInterrupt:
+        print("error: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

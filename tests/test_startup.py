@@ -42,3 +42,21 @@ def test_wrong_input_is_refused_before_the_engine_is_imported(tmp_path: Path) ->
     assert code == 2
     assert "pydantic" in packages
     assert packages & HEAVY == set()
+
+
+INTERRUPTED_IMPORT = """
+import sys
+from infinitalk_cli.__main__ import main
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "infinitalk_cli.console":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+def test_ctrl_c_while_the_shell_is_imported_says_so_in_a_line() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped\n")
