@@ -13,10 +13,14 @@ from typing import Protocol
 
 from torch import Tensor
 
+from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.image import Bucket, CropPlan, choose_bucket, plan_crop, read_image, to_frames
 from infinitalk_cli.media.video import VideoReader
 
 VIDEO_FPS = 25
+
+LARGEST_ASPECT = 20
+"""Long side over short side. A strip is scaled to the full height of the video before most of it is cut off."""
 
 
 class Reference(Protocol):
@@ -68,10 +72,15 @@ class VideoReference:
 def open_reference(path: Path, table: tuple[Bucket, ...], *, is_video: bool, by_index: bool = False) -> Reference:
     """Open the picture or video at `path` and fit it to the nearest size of `table`.
 
-    Raises: InputError: if it is missing, damaged or something else.
+    Raises: InputError: if it is missing, damaged, something else, or a thin strip.
     """
     reader = VideoReader(path) if is_video else None
     first = reader.frame_at_index(0) if reader else read_image(path)
+    if max(first.size) > LARGEST_ASPECT * min(first.size):
+        raise InputError(
+            f"{path} is too thin for a video: {first.width} x {first.height} pixels",
+            hint=f"cut out the face; the long side may be {LARGEST_ASPECT} times the short one at most",
+        )
     bucket = choose_bucket(first.height, first.width, table)
     crop = plan_crop(first.height, first.width, bucket.height, bucket.width)
     if reader:

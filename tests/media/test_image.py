@@ -18,6 +18,7 @@ from infinitalk_cli.media.image import (
     read_image,
     to_frames,
 )
+from infinitalk_cli.media.reference import open_reference
 from tests.media.made import noise, write_video, write_wav
 
 ORIENTATION_TAG = 0x0112
@@ -153,6 +154,18 @@ def test_known_sizes_get_known_crops(table: str) -> None:
     for (width, height), (target, resized, offset) in CHECKS[table].items():
         bucket = choose_bucket(height, width, BUCKETS[table])
         assert plan_crop(height, width, bucket.height, bucket.width) == CropPlan(*target, *resized, *offset)
+
+
+@pytest.mark.parametrize("size", [(2001, 100), (4, 20_000)])
+def test_a_strip_is_refused_before_it_is_scaled(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "strip.png")
+    with pytest.raises(InputError, match=rf"strip\.png is too thin .*{size[0]} x {size[1]}"):
+        open_reference(tmp_path / "strip.png", BUCKETS["demo"], is_video=False)
+
+
+def test_a_thin_picture_is_still_taken(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 100)).save(tmp_path / "thin.png")
+    assert open_reference(tmp_path / "thin.png", BUCKETS["demo"], is_video=False).crop.height == 64
 
 
 def test_the_first_bucket_wins_a_tie() -> None:
