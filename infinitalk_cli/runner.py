@@ -8,7 +8,7 @@ with the video.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +31,7 @@ from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
 from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.media.writer import VideoWriter
-from infinitalk_cli.memory.lora import LoraReport, read_lora
+from infinitalk_cli.memory.lora import Lora, LoraReport, read_lora
 from infinitalk_cli.memory.offload import (
     BlockOffloader,
     StreamedStage,
@@ -99,6 +99,7 @@ def generate(
             is_video=job.is_video,
             by_index=request.reference_by_index,
         )
+        loras = [read_lora(lora.path, lora.scale) for lora in request.loras]
         settings = sampling_settings(request, num_output_frames(speech.duration_s))
         masks = place_speakers(job, reference)
 
@@ -116,7 +117,7 @@ def generate(
             height=reference.crop.height,
             width=reference.crop.width,
         )
-        networks = load_networks(request, files, device, on_note)
+        networks = load_networks(request, files, loras, device, on_note)
 
         # 3. Chunk by chunk into the file.
         progress.begin_video()
@@ -244,13 +245,14 @@ def embed_speech(files: WeightFiles, speech: SpeechTracks) -> tuple[AudioEmbeds,
     )
 
 
-def load_networks(request: GenerateRequest, files: WeightFiles, device: torch.device, on_note: OnNote) -> Networks:
+def load_networks(
+    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device, on_note: OnNote
+) -> Networks:
     """The networks of the video. A transformer that does not fit on the GPU is streamed to it block by block."""
     dtype = compute_dtype(request, device)
     on_gpu = device.type == "cuda"
     keep = on_gpu and request.resident_parameters is None and fits(dit_size_bytes(files, dtype), device)
     home = device if keep else torch.device("cpu")
-    loras = [read_lora(lora.path, lora.scale) for lora in request.loras]
     dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
     on_stage = Residency(device, keep=keep).on_stage
     return Networks(

@@ -163,6 +163,17 @@ def test_a_box_outside_the_picture_is_refused_before_any_network_is_loaded(
     assert not output.exists()
 
 
+def test_a_lora_that_can_t_be_read_is_refused_before_any_network_is_loaded(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "encode_prompts", lambda *_: pytest.fail("too late"))  # pyright: ignore[reportUnknownLambdaType]
+    lora, output = tmp_path / "junk.safetensors", tmp_path / "out.mp4"
+    lora.write_bytes(b"not a LoRA")
+    result = talk("--image", PORTRAIT, "--audio", speech, "--lora", lora, "-o", output, *FAST)
+    assert result.exit_code == 4, result.stderr
+    assert str(lora) in result.stderr
+
+
 def test_an_output_that_exists_is_kept_when_the_job_fails(tmp_path: Path) -> None:
     output, broken = tmp_path / "old.mp4", tmp_path / "broken.wav"
     output.write_bytes(b"precious")

@@ -103,8 +103,12 @@ class LoraPlan:
 
 
 def read_lora(path: Path, scale: float = 1.0) -> Lora:
-    """Open a LoRA file. Raises: WeightsError: as `open_tensors`."""
-    return Lora(path, scale, open_tensors(path))
+    """Open a LoRA file. Raises: WeightsError: as `open_tensors`, but for a file that the user brought along."""
+    try:
+        return Lora(path, scale, open_tensors(path))
+    except WeightsError as error:
+        hint = "check that it is a LoRA for this model, and fetch it again from where you have it"
+        raise WeightsError(f"the LoRA can't be read: {error.message}", hint=hint) from error
 
 
 def apply_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys: bool = False) -> list[LoraReport]:

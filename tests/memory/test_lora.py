@@ -227,6 +227,16 @@ def test_file_is_read_from_disk(net: Net, tmp_path: Path) -> None:
     assert report.path == path
 
 
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth"])
+def test_a_file_that_is_no_lora_is_not_to_be_downloaded_by_us(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"not a LoRA")
+    with pytest.raises(WeightsError, match=f"LoRA.*{name}") as caught:
+        read_lora(path)
+    assert caught.value.hint
+    assert "talk download" not in caught.value.hint
+
+
 def test_empty_file_is_an_error(net: Net) -> None:
     with pytest.raises(WeightsError, match="it is empty"):
         apply_loras(net, [lora({})])
