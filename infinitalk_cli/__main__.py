@@ -12,7 +12,7 @@ def main() -> None:
 
         app()
     except KeyboardInterrupt:
-        print("error: stopped", file=sys.stderr)
+        sys.stderr.write("error: stopped\n")  # the console may not be there yet
         sys.exit(130)
 
 

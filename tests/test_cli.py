@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -361,6 +362,6 @@ def test_help_starts_with_examples_and_fits_80_columns(arguments: list[str], mon
 
 
 def test_python_m_starts_the_same_command() -> None:
-    from infinitalk_cli import __main__ as started
-
-    assert started.app is app
+    said = subprocess.run([sys.executable, "-m", "infinitalk_cli", "--version"], capture_output=True, text=True)
+    assert said.stdout == CliRunner().invoke(app, ["--version"]).stdout
+    assert said.returncode == 0
