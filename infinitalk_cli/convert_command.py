@@ -3,7 +3,7 @@
 Imported for `talk --help`, so what the command does is imported when it runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -85,6 +85,7 @@ def convert_weights(options: ConvertOptions) -> None:
 def plan(options: ConvertOptions, folder: Path, record: "Record") -> list["Conversion"]:
     """What can be made of the files that are there. Raises: WeightsError: nothing, or not what was asked for."""
     from infinitalk_cli.convert import plan_image_encoder, plan_text_encoder, plan_transformer
+    from infinitalk_cli.convert_when_it_pays import known_digest
 
     recipe = read_recipe(options, folder)
     sha256_of = known_digest(folder, record)
@@ -118,35 +119,17 @@ def read_recipe(options: ConvertOptions, folder: Path) -> "Recipe":
     )
 
 
-def known_digest(folder: Path, record: "Record") -> Callable[[Path], str]:
-    """The digest that was recorded of a file which has not changed since, else nothing."""
-
-    def sha256_of(path: Path) -> str:
-        entry = record.known(path.relative_to(folder).as_posix()) if path.is_relative_to(folder) else None
-        return entry.sha256 if entry else ""
-
-    return sha256_of
-
-
 def make(to_make: Sequence["Conversion"], folder: Path, record: "Record", console: Console) -> None:
-    """Make files one after the other and record their digests, so that `verify --full` knows them."""
-    from infinitalk_cli.download import Meter
+    """Make the files, after a word on what their LoRAs do."""
+    from infinitalk_cli.convert_when_it_pays import make_files
 
-    meter = Meter(sum(conversion.num_bytes for conversion in to_make), stage="convert")
     for report in (report for conversion in to_make for report in conversion.reports):
         skipped = f", {len(report.skipped)} had no place" if report.skipped else ""
         console.note(f"LoRA {report.path.name}: {report.num_matched} tensors added{skipped}")
         for tensor in report.skipped:
             console.note(f"  without effect: {tensor.name}: {tensor.reason}")
     with console.progress() as on_progress:
-        for conversion in to_make:
-
-            def count(num_bytes: int, name: str = conversion.path.name) -> None:
-                meter.add(num_bytes)
-                on_progress(meter.read(name))
-
-            sha256 = conversion.run(count)
-            record.add(conversion.path.relative_to(folder).as_posix(), sha256, verified=False)
+        make_files(to_make, folder, record, on_progress)
 
 
 def outcome_table(planned: Sequence["Conversion"], states: Sequence[str], folder: Path) -> str:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
-from infinitalk_cli.errors import InputError
+from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.options import Engine, PresetName, Quant, taking
 from infinitalk_cli.profiles import AUTO, find_preset, find_profile
 from infinitalk_cli.run_choice import Said, choose_run
 from infinitalk_cli.settings_files import Setting, read_settings
-from infinitalk_cli.weights import find_weights_dir
+from infinitalk_cli.weights import find_weights_dir, locate
 
 if TYPE_CHECKING:
     from infinitalk_cli import weights
@@ -111,6 +111,10 @@ class DownloadOptions:
     token: Annotated[
         str | None, typer.Option(help="Access token.", show_default="$HF_TOKEN or the saved one", rich_help_panel=HOW)
     ] = None
+    no_convert: Annotated[
+        bool,
+        typer.Option("--no-convert", help="Make no compact files of what was fetched.", rich_help_panel=HOW),
+    ] = False
     parallel: Annotated[
         int, typer.Option(min=1, max=16, help="Files fetched at the same time.", rich_help_panel=HOW)
     ] = 4
@@ -134,22 +138,25 @@ def download(options: DownloadOptions) -> None:
     console = Console(quiet=options.quiet, as_json=options.as_json)
     with errors_as_exit_codes(console):
         weights_dir = find_weights_dir(options.weights_dir)
-        files = wanted_files(options, weights_dir, console)
+        need = wanted_need(options, console)
+        files = wanted_files(options, need, weights_dir)
         if options.dry_run:
             from infinitalk_cli.weights_reports import plan_record, plan_table
 
             plan = make_plan(options, files, weights_dir, console)
             console.result(plan_table(plan), plan_record(plan))
         else:
-            fill(options, files, weights_dir, console)
+            record = fill(options, files, weights_dir, console)
+            if not (options.no_convert or options.only):
+                convert(need, weights_dir, console)
+            console.result(str(weights_dir), record)
 
 
-def wanted_files(options: DownloadOptions, weights_dir: Path, console: Console) -> "Sequence[HubFile]":
+def wanted_files(options: DownloadOptions, need: "Need", weights_dir: Path) -> "Sequence[HubFile]":
     """The published files that the options ask for, but for those that compact files here have replaced."""
     from infinitalk_cli.download_plan import without_replaced
     from infinitalk_cli.manifest import at_revisions, only_files, plan_files
 
-    need = wanted_need(options, console)
     files = plan_files(need)
     files = only_files(files, options.only) if options.only else without_replaced(files, need, weights_dir)
     return at_revisions(files, options.revision or ())
@@ -231,8 +238,10 @@ def make_plan(
     return plan_download(files, weights_dir, record, hub, ask_again=bool(options.revision), on_note=console.note)
 
 
-def fill(options: DownloadOptions, files: Sequence["HubFile"], weights_dir: Path, console: Console) -> None:
-    """Fetch what is missing, and say where it is."""
+def fill(
+    options: DownloadOptions, files: Sequence["HubFile"], weights_dir: Path, console: Console
+) -> dict[str, object]:
+    """Fetch what is missing, and say what was done; the same for programs."""
     from infinitalk_cli.download_plan import plan_from_record
     from infinitalk_cli.weights_record import Record
     from infinitalk_cli.weights_reports import closing_note, done_note, plan_record
@@ -240,11 +249,25 @@ def fill(options: DownloadOptions, files: Sequence["HubFile"], weights_dir: Path
     plan = None if options.revision else plan_from_record(files, weights_dir, Record(weights_dir))
     if plan is not None:
         console.note(done_note(plan))
-        console.result(str(weights_dir), plan_record(plan))
-        return
+        return plan_record(plan)
     plan, outcome = fetch_missing(options, files, weights_dir, console)
     console.note(closing_note(plan, outcome))
-    console.result(str(weights_dir), {**plan_record(plan), **asdict(outcome)})
+    return {**plan_record(plan), **asdict(outcome)}
+
+
+def convert(need: "Need", weights_dir: Path, console: Console) -> None:
+    """Make the compact files that pay for this run, if all of its files are there."""
+    from infinitalk_cli.convert_when_it_pays import convert_what_pays
+
+    try:
+        files = locate(weights_dir, num_speakers=need.num_speakers, quant=need.quant, engine=need.engine)
+    except WeightsError as error:
+        console.note(f"note: the weights are not converted: {error.message}")
+        return
+    with console.progress() as on_progress:
+        convert_what_pays(
+            weights_dir, files, num_speakers=need.num_speakers, on_note=console.note, on_progress=on_progress
+        )
 
 
 def fetch_missing(

@@ -188,6 +188,9 @@ class GenerateOptions:
             rich_help_panel=MACHINE,
         ),
     ] = None
+    no_convert: Annotated[
+        bool, typer.Option("--no-convert", help="Make no compact weights before the run.", rich_help_panel=MACHINE)
+    ] = False
     quant: Annotated[Quant | None, typer.Option(help="8-bit weights.", rich_help_panel=MACHINE)] = None
     engine: Annotated[
         Engine | None, typer.Option(help="Whose loop.", show_default="the weights' own", rich_help_panel=MACHINE)
@@ -290,6 +293,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         color_strength=options.color_strength,
         reference_by_index=options.reference_by_index,
         resident_parameters=resident_parameters(profile),
+        convert=not options.no_convert,
     )
     check_request(request)
     refuse_gpuless(run)

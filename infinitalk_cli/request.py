@@ -41,7 +41,7 @@ class GenerateRequest:
     for off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames
     by number, as the reference program does, not by time. `device`: "auto", "cpu", "cuda" or "cuda:N".
     `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are streamed; None for as many
-    as find room.
+    as find room. `convert`: make compact weights first if that pays.
     """
 
     job: Job
@@ -60,6 +60,7 @@ class GenerateRequest:
     color_strength: float = 1.0
     reference_by_index: bool = False
     resident_parameters: int | None = None
+    convert: bool = True
 
 
 @dataclass(frozen=True)

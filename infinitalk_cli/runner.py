@@ -10,12 +10,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from infinitalk_cli.convert_when_it_pays import convert_what_pays
 from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import (
     DoesNotFitError,
@@ -54,7 +56,7 @@ from infinitalk_cli.networks import (
 )
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
-from infinitalk_cli.run_progress import RunProgress
+from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.sampling.conditioning import AudioEmbeds, Conditioning, ReversedTail
 from infinitalk_cli.sampling.guidance import is_off
 from infinitalk_cli.sampling.settings import ApgSettings, Compatibility, InvalidInput, SamplingSettings
@@ -104,7 +106,7 @@ def generate(
         masks = place_speakers(job, reference)
 
         # 2. The networks, and what they make of it.
-        files = find_weights(request)
+        files = convert_first(request, find_weights(request), device, on_progress, on_note)
         progress.stage("text", "encoding the prompt")
         text, null_text = encode_prompts(job, files, settings, device)
         progress.stage("weights", "loading the networks")
@@ -211,6 +213,24 @@ def find_weights(request: GenerateRequest) -> WeightFiles:
         quant=request.profile.quant,
         engine=request.engine,
     )
+
+
+def convert_first(
+    request: GenerateRequest, files: WeightFiles, device: torch.device, on_progress: OnProgress, on_note: OnNote
+) -> WeightFiles:
+    """The files of the run after a conversion, if one pays. A run in float32 needs the published values unrounded."""
+    folder, num_speakers = request.weights_dir, request.job.num_speakers
+    if not request.convert or folder is None or compute_dtype(request, device) == torch.float32:
+        return files
+    begun = PREPARATION["reference"]
+    made = convert_what_pays(
+        folder,
+        files,
+        num_speakers=num_speakers,
+        on_note=on_note,
+        on_progress=lambda news: on_progress(replace(news, fraction=begun)),
+    )
+    return find_weights(request) if made else files
 
 
 def encode_prompts(

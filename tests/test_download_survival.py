@@ -45,7 +45,7 @@ def hub() -> Generator[HubServer, None, None]:
 
 
 def start(hub: HubServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "infinitalk_cli", "download", "--profile", "rtx-4090", *arguments]
+    command = [sys.executable, "-m", "infinitalk_cli", "download", "--no-convert", "--profile", "rtx-4090", *arguments]
     environment = child_environment(hub, folder)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -61,7 +61,7 @@ for line in sys.stdin:
     pid = os.fork()
     if not pid:
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        app(["download", "--profile", "rtx-4090"])
+        app(["download", "--no-convert", "--profile", "rtx-4090"])
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """

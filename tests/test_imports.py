@@ -89,7 +89,12 @@ ROOMS = (
     Room(
         ("download_command", "weights_commands", "convert_command"),
         may=("console", "options", "run_choice", *DATA),
-        inside=(*STORE, "weights_reports", "convert", "memory*"),
+        inside=(*STORE, "weights_reports", "convert", "convert_when_it_pays", "memory*"),
+    ),
+    Room(
+        ("convert_when_it_pays",),
+        may=("errors", "progress", "weights", "weights_record"),
+        inside=("convert", "download"),
     ),
     Room(("hardware*",), may=("errors",)),
     Room(
@@ -113,7 +118,7 @@ ROOMS = (
     Room(("media*",), may=("errors",), heavy=True),
     Room(
         ("runner", "run_plan", "run_progress", "networks", "convert", "measure", "demo*"),
-        may=("", *DATA, "part_file", *ENGINE_PACKAGES),
+        may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),
         heavy=True,
     ),
     Room(("bench", "web*"), may=("", *SHELL, "runner", "measure", "models*"), heavy=True),

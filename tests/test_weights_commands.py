@@ -53,7 +53,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[HubServer,
 @pytest.fixture
 def filled(hub: HubServer, tmp_path: Path) -> Path:
     """A weights folder with the RTX 4090's files, as `talk download` leaves it."""
-    result = CliRunner().invoke(app, ["download", "--profile", "rtx-4090"])
+    result = CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"])
     assert result.exit_code == 0, result.output
     hub.forget()
     return tmp_path / "weights"
@@ -168,7 +168,7 @@ def test_import_of_a_guides_tree_shares_the_files_and_knows_them(hub: HubServer,
     for place in (*RTX_4090, SINGLE):
         assert (ours / place).samefile(theirs / place)
     hub.forget()
-    assert CliRunner().invoke(app, ["download", "--profile", "rtx-4090"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"]).exit_code == 0
     assert hub.requests == []
 
 
@@ -279,7 +279,7 @@ def test_rm_frees_what_a_form_does_not_need_and_says_how_much(hub: HubServer, fi
     assert mine.exists()
     assert lora.exists()
     assert report_of("verify")["ok"]
-    assert CliRunner().invoke(app, ["download", "--profile", "rtx-4090"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"]).exit_code == 0
 
 
 def test_rm_of_shared_and_linked_files_takes_the_name_and_frees_nothing(hub: HubServer, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def make_compact(root: Path, place: str, sources: tuple[str, ...]) -> None:
 
 def test_sources_of_compact_files_may_go_and_are_not_fetched_again(hub: HubServer, tmp_path: Path) -> None:
     clip, root = COMMON[5], tmp_path / "weights"
-    assert CliRunner().invoke(app, ["download", "--quant", "none"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--quant", "none"]).exit_code == 0
     make_compact(root, "compact/infinitetalk_single_bf16.safetensors", (*SHARDS, SINGLE))
     make_compact(root, "compact/clip_vision_fp16.safetensors", (clip,))
     make_compact(root, "compact/infinitetalk_single_fp8_lora.safetensors", (*SHARDS, SINGLE))
@@ -341,19 +341,19 @@ def test_sources_of_compact_files_may_go_and_are_not_fetched_again(hub: HubServe
     runs = {run["name"]: run for run in report_of("ls")["runs"]}
     assert runs["infinitetalk bf16, 1 speaker"]["complete"]
     hub.forget()
-    assert CliRunner().invoke(app, ["download", "--quant", "none"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--quant", "none"]).exit_code == 0
     assert hub.requests == []
     # for two speakers the base is needed again; CLIP is not
-    assert CliRunner().invoke(app, ["download", "--quant", "none", "--speakers", "2"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--quant", "none", "--speakers", "2"]).exit_code == 0
     assert len({sent.path for sent in hub.sent}) == len(SHARDS) + 1
 
 
 def test_stale_compact_file_replaces_nothing(hub: HubServer, tmp_path: Path) -> None:
     clip, root = COMMON[5], tmp_path / "weights"
-    assert CliRunner().invoke(app, ["download", "--only", "image", "--quant", "fp8"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--only", "image", "--quant", "fp8"]).exit_code == 0
     make_compact(root, "compact/clip_vision_fp16.safetensors", (clip,))
     (root / clip).write_bytes(b"another CLIP")
-    assert CliRunner().invoke(app, ["download", "--quant", "fp8"]).exit_code == 0
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--quant", "fp8"]).exit_code == 0
     assert (root / clip).read_bytes() == content_at(hub, clip)
 
 
@@ -361,7 +361,7 @@ def test_damaged_compact_file_is_named_by_every_command(hub: HubServer, tmp_path
     path = tmp_path / "weights/compact/clip_vision_fp16.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"tampered with")
-    result = CliRunner().invoke(app, ["download", "--quant", "fp8"])
+    result = CliRunner().invoke(app, ["download", "--no-convert", "--quant", "fp8"])
     assert result.exit_code == 4
     assert "clip_vision_fp16.safetensors is damaged" in result.stderr
     assert weights("ls").exit_code == 0
