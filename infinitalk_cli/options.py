@@ -295,7 +295,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         resident_parameters=resident_parameters(profile),
         convert=not options.no_convert,
     )
-    check_request(request)
+    check_request(replace(request, overwrite=True) if options.dry_run else request)  # a dry run writes nothing
     refuse_gpuless(run)
     if weights_dir is not None:
         files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)

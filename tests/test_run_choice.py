@@ -79,6 +79,13 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(desk: Path, talk_on: T
     assert set(desk.rglob("*")) == before
 
 
+def test_a_dry_run_does_not_mind_a_video_that_is_there(desk: Path, talk_on: Talk) -> None:
+    (desk / "output.mp4").write_bytes(b"precious")
+    result = talk_on("rtx4090-desktop", *DRY)
+    assert result.exit_code == 0, result.stderr
+    assert (desk / "output.mp4").read_bytes() == b"precious"
+
+
 def test_a_dry_run_in_json(desk: Path, talk_on: Talk) -> None:
     record = json.loads(talk_on("h200", *DRY, "--json", "--max-seconds", "2").stdout)
     assert (record["profile"], record["gpu"], record["num_frames"]) == ("h200", "0", 50)
