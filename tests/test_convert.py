@@ -320,6 +320,7 @@ def test_samples_see_the_length_the_beginning_and_the_end(tmp_path: Path) -> Non
     assert len(digests) == 5
 
 
+@pytest.mark.slow
 def test_two_conversions_at_once_make_each_file_once(published: Path, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(published, folder, copy_function=os.link)

@@ -28,6 +28,9 @@ RATE = 44_100
 SPEECH = noise(RATE * 9 // 10, 2)
 """0.9 s of stereo noise."""
 
+SLOW = pytest.mark.slow
+"""For what takes the way of another test, but for a detail: a run of its own each."""
+
 FAST = [
     "--profile",
     "demo",
@@ -223,7 +226,7 @@ def assert_whole_chunks(output: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a child can't be told to stop there")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=SLOW), pytest.param("SIGHUP", marks=SLOW)])
 def test_a_run_told_to_stop_finishes_the_mp4_with_the_chunks_done(tmp_path: Path, name: str) -> None:
     with run_of_20_s(tmp_path) as (run, output):
         assert run.stderr is not None
@@ -234,6 +237,7 @@ def test_a_run_told_to_stop_finishes_the_mp4_with_the_chunks_done(tmp_path: Path
     assert_whole_chunks(output)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a child can't be told to stop there")
 def test_a_closed_terminal_does_not_lose_the_chunks_done(tmp_path: Path) -> None:
     with run_of_20_s(tmp_path) as (run, output):
