@@ -59,7 +59,7 @@ from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.sampling.conditioning import AudioEmbeds, Conditioning, ReversedTail
 from infinitalk_cli.sampling.guidance import is_off
-from infinitalk_cli.sampling.settings import ApgSettings, Compatibility, InvalidInput, SamplingSettings
+from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Chunk, Networks, generate_chunks
 from infinitalk_cli.weights import WeightFiles, locate
@@ -193,7 +193,6 @@ def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSett
         step_cache_threshold=request.step_cache_threshold,
         seed=request.seed,
         color_strength=request.color_strength,
-        compatibility=Compatibility(reference_by_index=request.reference_by_index),
     )
 
 

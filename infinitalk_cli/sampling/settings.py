@@ -47,8 +47,6 @@ class Compatibility:
     """Accept motion lengths that are not 4n + 1 (the encoder drops the surplus frames)."""
     nan_for_empty_mask: bool = False
     """A speaker mask without a token makes every token background, instead of only losing that speaker."""
-    reference_by_index: bool = False
-    """Take a video's reference frame by its number, not by its time. Read by whoever makes the `ReferenceSource`."""
 
 
 @dataclass(frozen=True)
