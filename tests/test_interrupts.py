@@ -16,7 +16,7 @@ from infinitalk_cli.media import writer as writer_module
 from infinitalk_cli.media.fragments import copy_to_plain_mp4
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.runner import write_chunks
-from infinitalk_cli.sampling.stream import Chunk
+from infinitalk_cli.sampling.stream import Carried, Chunk
 
 CHUNK_FRAMES = 9
 
@@ -42,7 +42,8 @@ def ctrl_c_while_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chunks(num_chunks: int) -> Iterator[Chunk]:
     for index in range(num_chunks):
-        yield Chunk(index, index * CHUNK_FRAMES, torch.zeros(1, 3, CHUNK_FRAMES, 32, 32))
+        frames = torch.zeros(1, 3, CHUNK_FRAMES, 32, 32)
+        yield Chunk(index, index * CHUNK_FRAMES, frames, Carried(index + 1, torch.zeros(0)))
 
 
 def chunks_then_ctrl_c(num_chunks: int) -> Iterator[Chunk]:

@@ -29,11 +29,18 @@ HEAR_SPEECH: tuple[PassKind, ...] = ("cond", "drop_text")
 
 
 class Noise:
-    """Normal numbers from a seed. They are drawn on the CPU, so that a seed means the same on every device."""
+    """Normal numbers from a seed, or from a `state` on. Drawn on the CPU: a seed means the same on every device."""
 
-    def __init__(self, seed: int, device: torch.device) -> None:
+    def __init__(self, seed: int, device: torch.device, state: Tensor | None = None) -> None:
         self._generator = torch.Generator().manual_seed(seed)
+        if state is not None:
+            self._generator.set_state(state)
         self._device = device
+
+    @property
+    def state(self) -> Tensor:
+        """Where the row of numbers stands: bytes, for a further `Noise` that goes on from here."""
+        return self._generator.get_state()
 
     def draw(self, shape: Sequence[int]) -> Tensor:
         """Float32 numbers of this shape, on the device."""

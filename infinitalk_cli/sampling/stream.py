@@ -62,16 +62,31 @@ class Networks:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """All that a chunk needs of the chunks before: whoever has it can go on from there, or make the chunk once more.
+
+    `num_done`: chunks before. `noise_state`: of the random numbers. `motion`: their last frames, `(1, 3, n, H, W)`, and
+    `color_reference`, `(1, 3, 1, H, W)`, both float32 in [-1, 1] on the CPU; None before the first chunk.
+    """
+
+    num_done: int
+    noise_state: Tensor
+    motion: Tensor | None = None
+    color_reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A finished piece of the video.
 
     `start`: number of its first frame in the video. `frames`: `(1, 3, n, H, W)` float32 in [-1, 1] on the CPU, only
-    those that the chunks before do not have and that stay in the video.
+    those that the chunks before do not have and that stay in the video. `carried`: what the next chunk needs.
     """
 
     index: int
     start: int
     frames: Tensor
+    carried: Carried
 
 
 @dataclass(frozen=True)
@@ -89,15 +104,23 @@ class View:
 
 
 def generate_chunks(
-    networks: Networks, conditioning: Conditioning, settings: SamplingSettings, *, on_step: OnStep | None = None
+    networks: Networks,
+    conditioning: Conditioning,
+    settings: SamplingSettings,
+    *,
+    on_step: OnStep | None = None,
+    resume: Carried | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk; each is computed when it is asked for.
 
+    Args: resume: go on behind the chunk that carried this; its settings must have been the same.
     Raises: InvalidInput: at once, if the conditioning does not go with the settings.
     """
     check_conditioning(conditioning, settings)
     plan = plan_chunks([embeds.num_frames for embeds in conditioning.audio], settings)
-    return _generate(networks, conditioning, settings, plan, on_step or _ignore_step)
+    sampler = ChunkSampler(networks, conditioning, settings, plan, on_step or _ignore_step)
+    carried = resume or Carried(0, Noise(settings.seed, networks.device).state)
+    return _generate(sampler, carried)
 
 
 def check_conditioning(conditioning: Conditioning, settings: SamplingSettings) -> None:
@@ -111,40 +134,66 @@ def check_conditioning(conditioning: Conditioning, settings: SamplingSettings) -
         raise InvalidInput(f"text guidance {settings.text_guidance_scale} needs a negative prompt, be it empty")
 
 
-def _generate(
-    networks: Networks,
-    conditioning: Conditioning,
-    settings: SamplingSettings,
-    plan: Sequence[ChunkPlan],
-    on_step: OnStep,
-) -> Iterator[Chunk]:
-    noise = Noise(settings.seed, networks.device)
-    view, motion, color_reference = None, None, None
-    for chunk in plan:
-        with torch.no_grad():
-            # 1. What the chunk sees. A picture that stays the same is encoded once.
-            reference = conditioning.reference.frame(chunk.start)
-            pictures = motion if motion is not None and settings.engine == "multitalk" else reference
-            if view is None or view.pictures is not pictures:
-                view = encode_view(networks, pictures, settings.chunk_frames)
-
-            # 2. From noise to latents.
-            start = noise.draw(view.latents.shape)
-            known = known_latents(networks, settings, view, motion, noise)
-            windows = speech_windows(conditioning, chunk, settings.chunk_frames)
-            with networks.on_stage(networks.dit):
-                inputs = gather_inputs(networks.dit, conditioning, settings, view, known, windows)
-                latents = denoise(networks.dit, start, inputs, settings, partial(on_step, chunk.index + 1, len(plan)))
-
-            # 3. From latents to frames. Nobody needs what the last chunk has beyond the frames to keep.
-            if color_reference is None or settings.color_reference == "chunk":
-                color_reference = reference
-            num_frames = chunk.keep.stop if chunk is plan[-1] else settings.chunk_frames
-            frames = decode_frames(networks, latents, color_reference, settings.color_strength, num_frames)
-            motion = frames[:, :, -settings.motion_frames :].clone()
+def _generate(sampler: ChunkSampler, carried: Carried) -> Iterator[Chunk]:
+    for chunk in sampler.plan[carried.num_done :]:
+        frames, carried = sampler.sample(chunk, carried)
         if chunk.keep:
-            yield Chunk(chunk.index, chunk.start + chunk.keep.start, frames[:, :, chunk.keep.start : chunk.keep.stop])
-        del frames  # the next chunk needs no more than the motion part
+            kept = frames[:, :, chunk.keep.start : chunk.keep.stop]
+            yield Chunk(chunk.index, chunk.start + chunk.keep.start, kept, carried)
+            del kept
+        del frames  # the next chunk needs no more than what is carried
+
+
+class ChunkSampler:
+    """Makes single chunks of a video. A picture that stays the same is encoded once."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        conditioning: Conditioning,
+        settings: SamplingSettings,
+        plan: Sequence[ChunkPlan],
+        on_step: OnStep,
+    ) -> None:
+        self.networks, self.conditioning, self.settings, self.plan = networks, conditioning, settings, plan
+        self._on_step = on_step
+        self._view: View | None = None
+
+    @torch.no_grad()
+    def sample(self, chunk: ChunkPlan, carried: Carried) -> tuple[Tensor, Carried]:
+        """All frames of a chunk up to the last one that is kept, and what it hands on.
+
+        The same arguments give the same frames, so a chunk that failed on the way can be made again.
+        """
+        # 1. What the chunk sees.
+        settings = self.settings
+        noise = Noise(settings.seed, self.networks.device, carried.noise_state)
+        reference = self.conditioning.reference.frame(chunk.start)
+        motion = carried.motion
+        view = self._view_of(motion if motion is not None and settings.engine == "multitalk" else reference)
+
+        # 2. From noise to latents.
+        start = noise.draw(view.latents.shape)
+        known = known_latents(self.networks, settings, view, motion, noise)
+        windows = speech_windows(self.conditioning, chunk, settings.chunk_frames)
+        with self.networks.on_stage(self.networks.dit):
+            inputs = gather_inputs(self.networks.dit, self.conditioning, settings, view, known, windows)
+            on_step = partial(self._on_step, chunk.index + 1, len(self.plan))
+            latents = denoise(self.networks.dit, start, inputs, settings, on_step)
+
+        # 3. From latents to frames. Nobody needs what the last chunk has beyond the frames to keep.
+        color_reference = carried.color_reference
+        if color_reference is None or settings.color_reference == "chunk":
+            color_reference = reference
+        num_frames = chunk.keep.stop if chunk is self.plan[-1] else settings.chunk_frames
+        frames = decode_frames(self.networks, latents, color_reference, settings.color_strength, num_frames)
+        motion = frames[:, :, -settings.motion_frames :].clone()
+        return frames, Carried(carried.num_done + 1, noise.state, motion, color_reference)
+
+    def _view_of(self, pictures: Tensor) -> View:
+        if self._view is None or self._view.pictures is not pictures:
+            self._view = encode_view(self.networks, pictures, self.settings.chunk_frames)
+        return self._view
 
 
 def encode_view(networks: Networks, pictures: Tensor, num_frames: int) -> View:

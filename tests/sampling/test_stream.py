@@ -73,6 +73,24 @@ def test_finished_frames_are_not_held_while_the_next_chunk_is_computed() -> None
     assert len(finished) == 3
 
 
+@pytest.mark.parametrize("engine", ["infinitetalk", "multitalk"])
+def test_video_goes_on_behind_any_chunk_as_if_it_had_not_stopped(engine: Any) -> None:
+    settings = quick(engine=engine, num_steps=2)
+    stubs = make_stubs()
+    whole = list(generate_chunks(stubs.networks, make_conditioning(40), settings))
+    assert len(whole) == 4
+    for num_done, chunk in enumerate(whole[:-1], start=1):
+        assert chunk.carried.num_done == num_done
+        again = make_stubs()
+        again.vae.decoded = stubs.vae.decoded[:num_done]  # its labels count the chunks
+        rest = list(generate_chunks(again.networks, make_conditioning(40), settings, resume=chunk.carried))
+        for piece, expected in zip(rest, whole[num_done:], strict=True):
+            assert (piece.index, piece.start) == (expected.index, expected.start)
+            assert torch.equal(piece.frames, expected.frames)
+        for call, expected in zip(again.dit.calls, stubs.dit.calls[2 * num_done :], strict=True):
+            assert torch.equal(call.latents, expected.latents)
+
+
 def test_last_chunk_is_decoded_only_as_far_as_it_is_kept() -> None:
     stubs = make_stubs()
     list(generate_chunks(stubs.networks, make_conditioning(26), quick()))
