@@ -85,6 +85,34 @@ class PresetName(str, Enum):
     fast = "fast"
 
 
+class Attention(str, Enum):
+    """Kernels of the transformer's attention."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    flash = "flash"
+    cudnn = "cudnn"
+    sage = "sage"
+    fp8 = "fp8"
+
+
+class VaeTiling(str, Enum):
+    """Whether pictures are decoded in tiles."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class TextEncoderPlace(str, Enum):
+    """Where the prompt is read."""
+
+    auto = "auto"
+    gpu = "gpu"
+    stream = "stream"
+    cpu = "cpu"
+
+
 @dataclass(frozen=True)
 class GenerateOptions:
     """Everything that `talk generate` can be told."""
@@ -208,6 +236,30 @@ class GenerateOptions:
             metavar="N",
             help="Parameters of the transformer that stay on the GPU; the others are streamed. 0: least memory.",
             show_default="as many as fit",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    attention: Annotated[
+        Attention | None,
+        typer.Option(
+            help="Attention kernel. sage and fp8 are faster and less exact.",
+            show_default="auto: the fastest exact one",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    vae_tiling: Annotated[
+        VaeTiling | None,
+        typer.Option(
+            help="Decode pictures in tiles: slower, in less GPU memory.",
+            show_default="auto: if they don't fit otherwise",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    text_encoder: Annotated[
+        TextEncoderPlace | None,
+        typer.Option(
+            help="Where the prompt is read: whole on the GPU, streamed to it, or on the CPU.",
+            show_default="auto: streamed",
             rich_help_panel=MACHINE,
         ),
     ] = None

@@ -21,6 +21,9 @@ Quant = Literal["none", "fp8", "int8"]
 Size = Literal["480", "720", "demo"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 PresetName = Literal["quality", "balanced", "fast"]
+Attention = Literal["auto", "sdpa", "flash", "cudnn", "sage", "fp8"]
+VaeTiling = Literal["auto", "on", "off"]
+TextEncoderPlace = Literal["auto", "gpu", "stream", "cpu"]
 
 SHIFT_OF_SIZE: dict[Size, float] = {"480": 7.0, "720": 11.0, "demo": 7.0}
 """Schedule shift that the models were tuned for, by bucket set."""
@@ -34,8 +37,11 @@ class Profile:
     that stay on the GPU, the others are streamed; None for as many as fit. `chunk_frames`, `motion_frames`: frames
     denoised at once and those carried into the next chunk, both 4n + 1; MultiTalk carries `multitalk_motion_frames`.
     Guidance scales: 1.0 means off. `lora`: a published speed LoRA by name, "" for none. `dtype` "auto": bfloat16 on a
-    GPU, float32 on a CPU. `demo_weights`: runs on the small weights that the package makes by itself unless a weights
-    folder is named.
+    GPU, float32 on a CPU. `attention`: the kernel of the transformer's attention; "auto" is the fastest exact one,
+    "sage" and "fp8" are inexact. `vae_tiling`: whether pictures are decoded in tiles, which takes less memory; "auto"
+    where they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on the CPU;
+    "auto" streams. `demo_weights`: runs on the small weights that the package makes by itself unless a weights folder
+    is named.
     """
 
     name: str
@@ -53,6 +59,9 @@ class Profile:
     lora: str = ""
     lora_scale: float = 1.0
     dtype: Dtype = "auto"
+    attention: Attention = "auto"
+    vae_tiling: VaeTiling = "auto"
+    text_encoder: TextEncoderPlace = "auto"
     demo_weights: bool = False
 
 

@@ -18,6 +18,7 @@ from infinitalk_cli.profile_table import (
     PRESETS,
     PROFILES,
     SHIFT_OF_SIZE,
+    Attention,
     Dtype,
     Engine,
     Preset,
@@ -25,6 +26,8 @@ from infinitalk_cli.profile_table import (
     Profile,
     Quant,
     Size,
+    TextEncoderPlace,
+    VaeTiling,
 )
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "PRESETS",
     "PROFILES",
     "SHIFT_OF_SIZE",
+    "Attention",
     "Dtype",
     "Engine",
     "Preset",
@@ -39,6 +43,8 @@ __all__ = [
     "Profile",
     "Quant",
     "Size",
+    "TextEncoderPlace",
+    "VaeTiling",
     "Wishes",
     "find_preset",
     "find_profile",
@@ -67,6 +73,9 @@ class Wishes:
     shift: float | None = None
     text_guidance_scale: float | None = None
     audio_guidance_scale: float | None = None
+    attention: Attention | None = None
+    vae_tiling: VaeTiling | None = None
+    text_encoder: TextEncoderPlace | None = None
 
 
 def find_profile(name: str) -> Profile:

@@ -44,6 +44,9 @@ FIELD_OF_KEY = {
     "shift": "shift",
     "text_guidance": "text_guidance_scale",
     "audio_guidance": "audio_guidance_scale",
+    "attention": "attention",
+    "vae_tiling": "vae_tiling",
+    "text_encoder": "text_encoder",
 }
 """Settings that are wishes, by the profile's field."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +28,7 @@ from infinitalk_cli.errors import (
 )
 from infinitalk_cli.interrupts import held_interrupts
 from infinitalk_cli.job import Job
+from infinitalk_cli.kernel_wish import wished_kernel
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
@@ -42,6 +43,7 @@ from infinitalk_cli.memory.offload import (
     visiting,
 )
 from infinitalk_cli.memory.residency import Residency
+from infinitalk_cli.models.attention import use_kernel
 from infinitalk_cli.models.audio_encoder import num_audio_frames
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.text_encoder import TextEncoder
@@ -54,6 +56,7 @@ from infinitalk_cli.networks import (
     build_vae,
     dit_size_bytes,
 )
+from infinitalk_cli.profiles import TextEncoderPlace
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
@@ -108,7 +111,7 @@ def generate(
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
         progress.stage("text", "encoding the prompt")
-        text, null_text = encode_prompts(job, files, settings, device)
+        text, null_text = encode_prompts(job, files, settings, device, request.profile.text_encoder)
         progress.stage("weights", "loading the networks")
         conditioning = Conditioning(
             text=text,
@@ -120,6 +123,7 @@ def generate(
             width=reference.crop.width,
         )
         networks = load_networks(request, files, loras, device, on_note)
+        kernel = wished_kernel(request.profile.attention, device, on_note)
 
         # 3. Chunk by chunk into the file.
         progress.begin_video()
@@ -133,7 +137,8 @@ def generate(
             metadata=describe(request),
             overwrite=request.overwrite,
         )
-        num_chunks = write_chunks(writer, chunks)
+        with use_kernel(kernel):
+            num_chunks = write_chunks(writer, chunks)
     return GenerateResult(
         output=request.output,
         width=conditioning.width,
@@ -233,23 +238,31 @@ def convert_first(
 
 
 def encode_prompts(
-    job: Job, files: WeightFiles, settings: SamplingSettings, device: torch.device
+    job: Job,
+    files: WeightFiles,
+    settings: SamplingSettings,
+    device: torch.device,
+    place: TextEncoderPlace = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Features of the prompt, and of the negative one if it plays a part. The encoder is gone afterwards."""
     encoder = build_text_encoder(files, dtype=text_dtype(device))
-    with text_stage(encoder, device):
-        text = encoder.encode(job.prompt)
+    with text_stage(encoder, device, place):
+        text = encoder.encode(job.prompt).to(device)
         if is_off(settings.text_guidance_scale):
             return text, None
-        return text, encoder.encode(NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt)
+        negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
+        return text, encoder.encode(negative).to(device)
 
 
-def text_stage(encoder: TextEncoder, device: torch.device) -> AbstractContextManager[None]:
-    """Have the text encoder compute on the device; on a GPU block by block, as it is as large as a card.
+def text_stage(encoder: TextEncoder, device: torch.device, place: TextEncoderPlace) -> AbstractContextManager[None]:
+    """Have the text encoder compute where `place` says; of itself on a GPU block by block, as it is as large as a card.
 
-    Its weights cross to the GPU once per prompt: no slower than moving it whole for the one or two prompts of a run.
+    Streamed, its weights cross to the GPU once per prompt: no slower than moving it whole for the one or two prompts of
+    a run.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or place == "cpu":
+        return nullcontext()
+    if place == "gpu":
         return Residency(device).on_stage(encoder)
     return visiting(encoder, list(encoder.model.encoder.block), device)
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.profiles import AUTO, PRESETS, PROFILES
+from infinitalk_cli.profiles import AUTO, PRESETS, PROFILES, Attention, TextEncoderPlace, VaeTiling
 
 PROJECT_FILE = "talk.toml"
 USER_FILE = "config.toml"
@@ -53,6 +53,9 @@ KEYS: dict[str, Key] = {
     "shift": Key(float, least=0.01, most=100),
     "text_guidance": Key(float, most=100),
     "audio_guidance": Key(float, most=100),
+    "attention": Key(str, get_args(Attention)),
+    "vae_tiling": Key(str, get_args(VaeTiling)),
+    "text_encoder": Key(str, get_args(TextEncoderPlace)),
 }
 """Every key, with the values that can make sense; finer rules are those of the options."""
 

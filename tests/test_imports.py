@@ -117,7 +117,7 @@ ROOMS = (
     Room(("memory*",), may=("errors", "models.config"), heavy=True),
     Room(("media*",), may=("errors",), heavy=True),
     Room(
-        ("runner", "run_plan", "run_progress", "networks", "convert", "measure", "demo*"),
+        ("runner", "kernel_wish", "run_plan", "run_progress", "networks", "convert", "measure", "demo*"),
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),
         heavy=True,
     ),

@@ -1,0 +1,95 @@
+"""A kernel that is asked for is tried first; what can't work is said, and the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from infinitalk_cli import kernel_wish
+from infinitalk_cli.kernel_wish import KERNELS, why_unusable, wished_kernel
+from infinitalk_cli.models.attention import Kernel
+from infinitalk_cli.profiles import Attention
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *missing: Kernel) -> None:
+    def reason(kernel: Kernel, device: torch.device) -> str:
+        return f"{kernel} is not installed" if kernel in missing else ""
+
+    monkeypatch.setattr(kernel_wish, "why_unusable", reason)
+
+
+def test_every_wish_has_its_kernels() -> None:
+    assert set(KERNELS) == set(get_args(Attention))
+    assert {kernel for kernels in KERNELS.values() for kernel in kernels} <= set(get_args(Kernel))
+
+
+def test_without_a_wish_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    assert wished_kernel("auto", GPU, notes.append) is None
+    assert notes == []
+
+
+def test_a_wish_that_can_be_met_is_met_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch)
+    notes: list[str] = []
+    assert wished_kernel("sage", GPU, notes.append) == "sage"
+    assert wished_kernel("fp8", GPU, notes.append) == "cudnn-fp8"
+    assert notes == []
+
+
+def test_the_next_kernel_of_a_kind_serves_where_the_first_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "flash-attn-3", "flash-attn")
+    assert wished_kernel("flash", GPU, lambda _: None) == "flash"
+
+
+def test_an_absent_kernel_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "sage")
+    notes: list[str] = []
+    assert wished_kernel("sage", GPU, notes.append) is None
+    (note,) = notes
+    assert note.startswith("attention sage does not work here (sage: sage is not installed)")
+    assert note.endswith("the fastest exact kernel is used instead")
+
+
+def test_on_a_cpu_a_wish_is_told_to_have_no_effect() -> None:
+    notes: list[str] = []
+    assert wished_kernel("flash", CPU, notes.append) is None
+    assert notes == ["note: --attention flash has no effect on the CPU"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda: torch.zeros(1, 512, 2, 128), "its result is wrong by"),
+        (lambda: torch.full((1, 512, 2, 128), torch.nan), "its result is wrong by"),
+        (
+            lambda: (_ for _ in ()).throw(ModuleNotFoundError("x", name="sageattention")),
+            "sageattention is not installed",
+        ),
+        (lambda: (_ for _ in ()).throw(RuntimeError("no kernel image\nmore")), "RuntimeError: no kernel image"),
+    ],
+    ids=["wrong", "nan", "absent", "refused"],
+)
+def test_what_is_wrong_with_a_kernel_is_told(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any], told: str
+) -> None:
+    plain, calls = kernel_wish.attention, iter((True, False))
+    monkeypatch.setattr(kernel_wish, "attention", lambda *qkv: plain(*qkv) if next(calls) else answer())
+    assert told in why_unusable("sage", CPU)
+
+
+def test_a_kernel_that_is_right_is_usable() -> None:
+    assert why_unusable("torch", CPU) == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("wish", get_args(Attention))
+def test_on_a_gpu_every_wish_is_met_or_explained(wish: Attention) -> None:
+    notes: list[str] = []
+    kernel = wished_kernel(wish, GPU, notes.append)
+    assert kernel in KERNELS[wish] or wish == "auto" or len(notes) == 1
