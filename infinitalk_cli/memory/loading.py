@@ -2,18 +2,21 @@
 
 A module is built on the `meta` device, where its parameters have shapes but no memory. Files are opened as tables of
 `TensorRef`s: name, shape and dtype are known, the values are not read. Names and shapes are then compared, all of them
-and before a single value is read, and only then is every tensor read, cast and assigned, one at a time.
+and before a single value is read, and only then is every tensor read, cast and assigned. What a safetensors file holds
+as it is wanted is read by several threads (`reading.py`); what has to be made of other values, one tensor at a time.
 
-Files are mapped, not read whole. Pages of a mapping that were touched count as the process's memory until the mapping
-goes, so after reading a 65 GB file through one mapping a program seems to hold 65 GB. The mapping is therefore dropped
-and made anew after every `RELEASE_AFTER_BYTES`: what is resident is the finished part of the network, plus about one
-tensor. Every tensor handed to a module owns its memory, so the files may be deleted or replaced while it is in use.
+For the latter, files are mapped, not read whole. Pages of a mapping that were touched count as the process's memory
+until the mapping goes, so after reading a 65 GB file through one mapping a program seems to hold 65 GB. The mapping is
+therefore dropped and made anew after every `RELEASE_AFTER_BYTES`: what is resident is the finished part of the network,
+plus about one tensor. Every tensor handed to a module owns its memory, so the files may be deleted or replaced while it
+is in use.
 
 `.pth` files go through torch's restricted unpickler: a file that asks for anything but tensors is refused.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import pickletools
 import warnings
@@ -28,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
+from infinitalk_cli.memory.reading import FileSpan, Filling, fill
 
 RELEASE_AFTER_BYTES = 64 * 2**20
 NUM_NAMES_IN_MESSAGE = 8
@@ -64,6 +68,11 @@ class TensorRef:
         """The values; they may lie in the mapped file, so copy what is to be kept."""
         return self.read()
 
+    @property
+    def span(self) -> FileSpan | None:
+        """Where the values lie in the file just as they are, in one piece; None where something is made of them."""
+        return self.read.span if isinstance(self.read, _StoredTensor) else None
+
     def rows(self, start: int, stop: int) -> TensorRef:
         """Rows `start` to `stop` of the first axis, still unread."""
         shape = (stop - start, *self.shape[1:])
@@ -91,6 +100,18 @@ class _MappedFile:
         tensor = self._getter(name)
         self._touched_bytes += tensor.nbytes
         return tensor
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    """Reads a tensor as it is in a file."""
+
+    file: _MappedFile
+    name: str
+    span: FileSpan
+
+    def __call__(self) -> Tensor:
+        return self.file.read(self.name)
 
 
 def open_tensors(paths: Path | Iterable[Path]) -> dict[str, TensorRef]:
@@ -128,24 +149,36 @@ def load_into(
     """Fill a module that was built on the `meta` device.
 
     Names and shapes are checked before anything is read. Each tensor is cast by itself and assigned, so that RAM never
-    holds more than the finished network and one tensor. Buffers that are not saved in files are made again by
-    `reset_buffers()` of the modules that define it. A module class may list in `stored_dtype_names` those of its
-    parameters that keep the dtype of the file whatever `dtype_of` says: 8-bit values and their scales.
+    holds more than the finished network, one tensor, and the pieces of the threads that read. Buffers that are not
+    saved in files are made again by `reset_buffers()` of the modules that define it. A module class may list in
+    `stored_dtype_names` those of its parameters that keep the dtype of the file whatever `dtype_of` says: 8-bit values
+    and their scales.
 
     Args: what: the network in the user's words, for messages. dtype_of: final dtype from name and stored dtype.
         ignore: names in the files that have no place in the module, rightly.
-    Raises: WeightsError: tensors are missing, unexpected or of another shape; the message lists them.
+    Raises: WeightsError: tensors are missing, unexpected or of another shape; the message lists them. Or a file can't
+        be read to its end any more.
     """
     slots = _find_slots(module)
     _check(slots, tensors, ignore, what)
     filled: set[int] = set()
+    fillings: list[Filling] = []
     for name, ref in tensors.items():
         slot = slots.get(name)
         if slot is None or id(slot) in filled:
             continue
         dtype = ref.dtype if slot.keeps_stored_dtype else dtype_of(name, ref.dtype)
-        slot.assign(ref.load().to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format))
+        if ref.span is None:
+            value = ref.load().to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+        else:
+            value = torch.empty(ref.shape, dtype=dtype, device=device)
+            fillings.append(Filling(ref.span, ref.dtype, value))
+        slot.assign(value)
         filled.add(id(slot))
+    try:
+        fill(fillings, torch.device(device))
+    except OSError as error:
+        raise _damaged(Path(str(error.filename)), error) from error
     _reset_buffers(module, torch.device(device))
 
 
@@ -238,14 +271,26 @@ def _listing(names: Sequence[str]) -> str:
 def _list_safetensors(path: Path) -> list[TensorRef]:
     file = _MappedFile(path, lambda path: cast("TensorGetter", _open_safetensors(path).get_tensor))
     handle = _open_safetensors(path)
+    spans = _spans(path)
     refs: list[TensorRef] = []
     for name in cast("list[str]", handle.keys()):
         header = handle.get_slice(name)
         dtype = SAFETENSORS_DTYPES.get(header.get_dtype())
         if dtype is None:
             raise WeightsError(f"{path}: {name} has the unknown dtype {header.get_dtype()}")
-        refs.append(TensorRef(name, tuple(header.get_shape()), dtype, path, lambda name=name: file.read(name)))
+        refs.append(TensorRef(name, tuple(header.get_shape()), dtype, path, _StoredTensor(file, name, spans[name])))
     return refs
+
+
+def _spans(path: Path) -> dict[str, FileSpan]:
+    """Where each tensor lies in a safetensors file that the library has found sound."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(header_bytes))
+    header.pop("__metadata__", None)
+    begin = 8 + header_bytes
+    ends = {name: cast("tuple[int, int]", entry["data_offsets"]) for name, entry in header.items()}
+    return {name: FileSpan(path, begin + start, stop - start) for name, (start, stop) in ends.items()}
 
 
 def _open_safetensors(path: Path) -> Any:  # safetensors has no types

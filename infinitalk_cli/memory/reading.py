@@ -1,0 +1,175 @@
+"""Bytes of weight files to where they are needed, by several threads at once.
+
+One thread that touches the pages of a mapped file gets 2 to 3 GB/s out of the system, even when the file is in its
+cache, and waits for every single page when it is not. So tensors that are stored as they are wanted are read piece by
+piece with plain reads, which release Python's lock, by a few threads:
+
+- into RAM, straight to their final place;
+- to a GPU, through two page-locked pieces a thread: while one is on its way, on a stream of the thread's own, the next
+  is read into the other.
+
+Another dtype is made piece by piece as well, on the side of the target. Beyond the targets this takes two or three
+pieces of RAM a thread, whatever the size of the files. Which thread reads what is left to chance, the result is not.
+A file that is cut while it is read gives an error, where a mapping would end the program.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+PIECE_BYTES = 8 * 2**20
+"""Read at a time."""
+MAX_THREADS = 8
+"""More are no faster from a cache, and disks have enough to do with these."""
+
+
+class FileCutShortError(OSError):
+    """A file ends before the bytes that its header speaks of. `filename` names it."""
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """A run of bytes in a file."""
+
+    path: Path
+    start: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """Values of `dtype` in a file, and the dense tensor, of any dtype, that is to have them."""
+
+    source: FileSpan
+    dtype: torch.dtype
+    target: Tensor
+
+    def pieces(self) -> Iterator[Filling]:
+        """The same in pieces that are read one at a time."""
+        flat = self.target.view(-1)
+        at_once = PIECE_BYTES // max(self.dtype.itemsize, self.target.dtype.itemsize)
+        for first in range(0, flat.numel(), at_once):
+            part = flat[first : first + at_once]
+            start = self.source.start + first * self.dtype.itemsize
+            yield Filling(FileSpan(self.source.path, start, part.numel() * self.dtype.itemsize), self.dtype, part)
+
+
+def fill(fillings: Sequence[Filling], device: torch.device) -> None:
+    """Give all targets, which are on `device`, their values; they are there when this returns.
+
+    Raises: FileCutShortError, OSError: with the file's name.
+    """
+    waiting = queue.SimpleQueue[Filling]()
+    for filling in fillings:
+        for piece in filling.pieces():
+            waiting.put(piece)
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1, waiting.qsize())
+    if num_threads == 0:
+        return
+    movers = [_ToGpu(device) if device.type == "cuda" else _ToRam() for _ in range(num_threads)]
+    stop = threading.Event()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="weights") as pool:
+        try:
+            for done in [pool.submit(_work, mover, waiting, stop) for mover in movers]:
+                done.result()
+        finally:
+            stop.set()  # after Ctrl-C or an error nobody starts another piece
+
+
+def _work(mover: _ToRam | _ToGpu, waiting: queue.SimpleQueue[Filling], stop: threading.Event) -> None:
+    """Move pieces until none is left. An error stops the other threads, too."""
+    files: dict[Path, BinaryIO] = {}
+    with ExitStack() as opened:
+        try:
+            while not stop.is_set():
+                piece = waiting.get_nowait()
+                path = piece.source.path
+                if path not in files:
+                    files[path] = opened.enter_context(path.open("rb", buffering=0))
+                mover.move(piece, files[path])
+        except queue.Empty:
+            pass
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            mover.finish()
+
+
+class _ToRam:
+    """Reads pieces straight into their targets, or beside them where the dtype changes."""
+
+    def __init__(self) -> None:
+        self._beside: Tensor | None = None
+
+    def move(self, piece: Filling, file: BinaryIO) -> None:
+        if piece.dtype == piece.target.dtype:
+            _read(piece.source, file, piece.target)
+            return
+        if self._beside is None:
+            self._beside = torch.empty(PIECE_BYTES, dtype=torch.uint8)
+        stored = self._beside[: piece.source.num_bytes].view(piece.dtype)
+        _read(piece.source, file, stored)
+        piece.target.copy_(stored)
+
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+
+class _ToGpu:
+    """Reads pieces into page-locked RAM and sends them on; a dtype changes on the GPU.
+
+    To be made where the targets were: its stream waits for what was begun there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._stages = [(_page_locked(PIECE_BYTES), torch.cuda.Event()) for _ in range(2)]
+
+    def move(self, piece: Filling, file: BinaryIO) -> None:
+        stage, has_left = self._stages[0]
+        self._stages.reverse()
+        has_left.synchronize()
+        stored = stage[: piece.source.num_bytes].view(piece.dtype)
+        _read(piece.source, file, stored)
+        with torch.cuda.stream(self._stream):
+            if piece.dtype != piece.target.dtype:
+                stored = stored.to(self._device, non_blocking=True)
+            piece.target.copy_(stored, non_blocking=True)
+            has_left.record()
+
+    def finish(self) -> None:
+        """Wait for what is under way."""
+        self._stream.synchronize()
+
+
+def _page_locked(num_bytes: int) -> Tensor:
+    """Bytes of RAM that the GPU can fetch by itself; common RAM, which is slower, where the system refuses."""
+    try:
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+
+def _read(source: FileSpan, file: BinaryIO, target: Tensor) -> None:
+    """Fill a flat tensor in RAM with bytes of an open file."""
+    left = target.view(torch.uint8).numpy().data.cast("B")
+    file.seek(source.start)
+    while len(left):
+        num_read = file.readinto(left)  # pyright: ignore[reportAttributeAccessIssue]  a raw file has it
+        if not num_read:
+            raise FileCutShortError(None, "it ends before its last tensor", str(source.path))
+        left = left[num_read:]
