@@ -117,7 +117,10 @@ ROOMS = (
     Room(("memory*",), may=("errors", "models.config"), heavy=True),
     Room(("media*",), may=("errors",), heavy=True),
     Room(
-        ("runner", "kernel_wish", "run_plan", "run_progress", "networks", "convert", "measure", "demo*"),
+        (
+            *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
+            *("kernel_wish", "networks", "convert", "measure", "demo*"),
+        ),
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),
         heavy=True,
     ),
