@@ -1,20 +1,22 @@
 """What is to be made: one picture or video, one prompt, one or two voices.
 
-A job comes from a file in the form of the reference programs (`read_job`) or from options (`job_from_flags`); both go
-through the same checks and give the same frozen `Job`. A mistake is told with its file and field, all mistakes at
-once. The contents of pictures and sounds are the media package's business; here a file need only be there.
+A job comes from a file (`read_job`) or from options (`job_from_flags`); both go through the same checks and give the
+same frozen `Job`. A mistake is told with its file and field, all mistakes at once. The contents of pictures and sounds
+are the media package's business; here a file need only be there. Subtitles alone are read, as they say who speaks when.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from infinitalk_cli.errors import InputError
+from infinitalk_cli.job_file import EXAMPLE_JOB, parse_job, read_text
+from infinitalk_cli.subtitles import BadSubtitles, NamedTurn, Turn, read_turns, share_out
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
 AudioType = Literal["para", "add"]
 
 MAX_SPEAKERS = 2
-MAX_JOB_BYTES = 1_000_000
-"""A job is a few hundred bytes; a larger file is something else, given by mistake."""
-
-EXAMPLE_JOB = '{"prompt": "...", "cond_image": "face.png", "cond_audio": {"person1": "speech.wav"}}'
+DEFAULT_PROMPT = "A person talks to the camera."
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,31 @@ class Box:
 
 @dataclass(frozen=True)
 class Speaker:
-    """`audio`: a sound file or a video with sound, None for one who keeps silent. `box`: None for the default half."""
+    """Somebody in the picture, and what they say.
+
+    `audio`: a sound file or a video with sound, None for one who keeps silent or whose speech is made of text.
+    `box`, `mask`: where they are; the mask is a picture, white where the speaker is. Neither: the default half, or
+    with `everywhere_else` all that is not the other speaker. `start_s`: when their speech begins. `turns`: they hear
+    only these stretches of `audio`; or, without one, the words to speak. `text`, `voice`: speech to be made.
+    """
 
     audio: Path | None
     box: Box | None = None
+    mask: Path | None = None
+    everywhere_else: bool = False
+    start_s: float = 0.0
+    turns: tuple[Turn, ...] = ()
+    text: str | None = None
+    voice: str | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
     """One video to make.
 
-    `reference`: the picture or video. `speakers`: the left one first. `audio_type`: "para" for voices at the same
+    `reference`: the picture or video. `speakers`: the left one first, where nothing says where they are. With one face
+    chosen of several, the second speaker is everyone else, and silent. `audio_type`: "para" for voices at the same
     time, "add" for one after the other. `negative_prompt`: None for the built-in one, "" for none.
     """
 
@@ -67,6 +80,11 @@ class Job:
     def num_speakers(self) -> int:
         """How many there are, silent ones too."""
         return len(self.speakers)
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether one face was chosen, and the others keep silent."""
+        return any(speaker.everywhere_else for speaker in self.speakers)
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,7 @@ def read_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
     Args: overrides: fields of the file that the user says anew.
     Raises: InputError: with every mistake, its field, and for broken JSON its line and column.
     """
-    raw = {**_parse(_read_text(path), path), **(overrides or {})}
+    raw = {**parse_job(read_text(path), path), **(overrides or {})}
     folders = (path.parent, Path())
     return _checked(raw, _Source(str(path), folders, label=str, hint=f"a job: {EXAMPLE_JOB}"))
 
@@ -95,29 +113,48 @@ def job_from_flags(
     image: Path | None = None,
     video: Path | None = None,
     audio: Sequence[str] = (),
-    prompt: str,
+    prompt: str = DEFAULT_PROMPT,
     negative_prompt: str | None = None,
     boxes: Sequence[str] = (),
+    masks: Sequence[Path] = (),
+    turns: Path | None = None,
     audio_type: AudioType = "para",
 ) -> Job:
     """Make a job of options. Paths start at the working directory.
 
-    Args: audio: a path per speaker, "none" for a silent one. boxes: "left,top,right,bottom" per speaker, or nothing.
+    Args: audio: a path per speaker, "none" for a silent one; with `turns` one path for all. boxes, masks:
+        "left,top,right,bottom" or a picture per speaker, or nothing.
     Raises: InputError: with every mistake and its option.
     """
-    if max(len(audio), len(boxes)) > MAX_SPEAKERS:
-        raise InputError(f"more than {MAX_SPEAKERS} speakers: give --audio (and --box) once or twice")
+    if boxes and masks:
+        raise InputError("--box and --mask say the same: give one of them", hint="a job file takes one of each")
+    given: dict[str, Sequence[Any]] = {
+        "audio": () if turns else ["None" if path.lower() == "none" else path for path in audio],
+        "box": [_box_of_text(text) for text in boxes],
+        "mask": [str(path) for path in masks],
+    }
+    if turns and len(audio) > 1:
+        raise InputError("--turns says who speaks when in one --audio, but there are more", hint="give one --audio")
+    num_speakers = max(len(values) for values in given.values())
+    if num_speakers > MAX_SPEAKERS:
+        raise InputError(f"more than {MAX_SPEAKERS} speakers: give --audio (and --box or --mask) once or twice")
     raw = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
-        "cond_image": None if image is None else str(image),
-        "cond_video": None if video is None else str(video),
-        "cond_audio": _per_person(["None" if path.lower() == "none" else path for path in audio]) or None,
+        "image": None if image is None else str(image),
+        "video": None if video is None else str(video),
+        "audio": audio[0] if turns and audio else None,
+        "turns": None if turns is None else str(turns),
         "audio_type": audio_type,
-        "bbox": _per_person([_box_of_text(text) for text in boxes]),
+        "speakers": [_fields_of(given, number) for number in range(num_speakers)] or None,
     }
     hint = "talk generate --image face.png --audio speech.wav"
     return _checked(raw, _Source("the options", (Path(),), label=_option_label, hint=hint))
+
+
+def _fields_of(given: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+    """What was given for one speaker."""
+    return {name: values[number] for name, values in given.items() if number < len(values)}
 
 
 def is_video_file(path: Path) -> bool:
@@ -145,61 +182,6 @@ def is_video_file(path: Path) -> bool:
     )
 
 
-class _UnusableJson(ValueError):
-    """Valid for Python's parser, but not for us."""
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_JOB_BYTES + 1)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"no such job file: {path}", hint="talk generate --help shows how to do without one"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"can't read the job file {path}: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > MAX_JOB_BYTES:
-        raise InputError(f"{path} is not a job file: larger than {MAX_JOB_BYTES // 1000} kB")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        hint = "a picture or a sound goes to --image, --video or --audio"
-        raise InputError(f"{path} is not a job file: no UTF-8 text (byte {error.start})", hint=hint) from error
-
-
-def _parse(text: str, path: Path) -> Mapping[str, Any]:
-    try:
-        raw: object = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: not valid JSON at {where}: {error.msg}") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: not usable JSON: nested too deeply") from error
-    except _UnusableJson as error:
-        raise InputError(f"{path}: not usable JSON: {error}") from error
-    except ValueError as error:  # Python refuses numbers of thousands of digits
-        raise InputError(f"{path}: not usable JSON: a number is too long") from error
-    if isinstance(raw, list):
-        raise InputError(f"{path} holds a list: several jobs in one file are not possible yet", hint="one job a file")
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} holds no JSON object", hint=f"a job: {EXAMPLE_JOB}")
-    return raw
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        names = [name for name, _ in pairs]
-        twins = ", ".join(sorted({repr(name) for name in names if names.count(name) > 1}))
-        raise _UnusableJson(f"a field is given twice: {twins}")
-    return named
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _UnusableJson(f"{name} is not a number")
-
-
 def _checked(raw: Mapping[str, Any], source: _Source) -> Job:
     from pydantic import ValidationError
 
@@ -212,7 +194,10 @@ def _checked(raw: Mapping[str, Any], source: _Source) -> Job:
         problems += [_problem(detail) for detail in error.errors(include_url=False)]
     else:
         if not problems:
-            return _job_of(form)
+            try:
+                return _job_of(form)
+            except BadSubtitles as error:
+                problems.append(("turns", f"{form.turns}: {error}"))
     raise InputError(_listed(problems, source), hint=source.hint)
 
 
@@ -227,7 +212,7 @@ def _problem(detail: ErrorDetails) -> tuple[str, str]:
     """One finding of pydantic as (dotted path, message) in our words."""
     from infinitalk_cli.job_schema import kind_of, known_fields, shown
 
-    *parents, name = [str(part) for part in detail["loc"]] or [""]
+    *parents, name = _dotted(detail["loc"])
     field = ".".join([*parents, name])
     kind = kind_of(detail["input"])
     match detail["type"]:
@@ -245,6 +230,8 @@ def _problem(detail: ErrorDetails) -> tuple[str, str]:
             return field, f"must be a number, not {kind}" if kind != "a number" else "must be a finite number"
         case "literal_error":
             return field, f"must be {detail.get('ctx', {}).get('expected')}, not {shown(str(detail['input']))}"
+        case "greater_than_equal" | "less_than_equal" if name == "start":
+            return field, f"must be seconds from 0 to a day, not {detail['input']}"
         case "greater_than_equal":
             return field, f"lies outside the picture: {detail['input']}"
         case "model_type" | "model_attributes_type":
@@ -253,30 +240,76 @@ def _problem(detail: ErrorDetails) -> tuple[str, str]:
             return field, detail["msg"]
 
 
+def _dotted(loc: Sequence[int | str]) -> list[str]:
+    """The place of a finding in words: speakers[0], box, left."""
+    parts = [""]
+    for part in loc:
+        if isinstance(part, int):
+            parts[-1] += f"[{part}]"
+        else:
+            parts.append(part)
+    return parts[1:] or [""]
+
+
 def _job_of(form: JobForm) -> Job:
-    reference = form.cond_image or form.cond_video
-    sounds, boxes = form.cond_audio, form.bbox
-    assert reference is not None  # relation_problems has seen to both
-    assert sounds is not None
-    names = ["person1", "person2"] if "person2" in sounds.model_fields_set else ["person1"]
+    """The job of a form without mistakes. Raises: BadSubtitles: for a file of turns that can't be used."""
+    reference = form.image or form.video or form.cond_image or form.cond_video
+    assert reference is not None  # relation_problems has seen to it
+    speakers = _persons(form) if form.cond_audio is not None else _speakers(form)
+    if len(speakers) == 1 and (speakers[0].box or speakers[0].mask):
+        speakers = (*speakers, Speaker(audio=None, everywhere_else=True))
     return Job(
         reference=reference,
         prompt=form.prompt,
-        speakers=tuple(Speaker(audio=getattr(sounds, name), box=_box_of(getattr(boxes, name, None))) for name in names),
+        speakers=speakers,
         audio_type=form.audio_type,
         negative_prompt=form.negative_prompt,
         is_video=is_video_file(reference),
     )
 
 
+def _persons(form: JobForm) -> tuple[Speaker, ...]:
+    """The speakers of `cond_audio` and `bbox`."""
+    sounds, boxes = form.cond_audio, form.bbox
+    assert sounds is not None
+    names = ["person1", "person2"] if "person2" in sounds.model_fields_set else ["person1"]
+    return tuple(Speaker(audio=getattr(sounds, name), box=_box_of(getattr(boxes, name, None))) for name in names)
+
+
+def _speakers(form: JobForm) -> tuple[Speaker, ...]:
+    """The speakers of `speakers`; of `audio` or `turns` alone, where these tell enough."""
+    from infinitalk_cli.job_schema import SpeakerForm
+
+    turns = () if form.turns is None else _turns_of_file(form.turns)
+    num_named = min(MAX_SPEAKERS, len({named.name.casefold() for named in turns if named.name}))
+    forms = form.speakers or (SpeakerForm(),) * max(1, num_named)
+    shared = share_out(turns, [each.name for each in forms], len(forms)) if turns else ((),) * len(forms)
+    return tuple(
+        Speaker(
+            audio=form.audio or each.audio,
+            box=_box_of(each.box),
+            mask=each.mask,
+            start_s=each.start,
+            turns=own,
+            text=each.text,
+            voice=each.voice,
+            name=each.name,
+        )
+        for each, own in zip(forms, shared, strict=True)
+    )
+
+
+def _turns_of_file(path: Path) -> tuple[NamedTurn, ...]:
+    try:
+        return read_turns(read_text(path, "subtitle file"))
+    except InputError as error:
+        raise BadSubtitles(error.message) from error
+
+
 def _box_of(form: BoxForm | None) -> Box | None:
     if form is None:
         return None
     return Box(left=round(form.left), top=round(form.top), right=round(form.right), bottom=round(form.bottom))
-
-
-def _per_person(values: Sequence[Any]) -> dict[str, Any]:
-    return {f"person{number}": value for number, value in enumerate(values, start=1)}
 
 
 def _box_of_text(text: str) -> object:
@@ -296,7 +329,9 @@ def _number(text: str) -> float | str:
 
 def _option_label(field: str) -> str:
     """The option that set a field of the form."""
-    field, _, rest = field.partition(".")
-    options = {"cond_image": "--image", "cond_video": "--video", "cond_audio": "--audio", "bbox": "--box"}
-    option = options.get(field, "--" + field.replace("_", "-"))
-    return f"{option} ({rest.replace('.', ' ')})" if rest else option
+    own = re.fullmatch(r"speakers\[(\d+)\]\.(\w+)\.?(.*)", field)
+    if own:
+        return f"--{own[2]} (speaker {int(own[1]) + 1}{' ' if own[3] else ''}{own[3]})"
+    return {"cond_audio": "--audio", "cond_image": "--image", "speakers": "--audio"}.get(
+        field, "--" + field.replace("_", "-")
+    )

@@ -1,24 +1,34 @@
 """The form of a job file, for pydantic: which fields there are and what may stand in them.
 
-This is the JSON of the reference programs, field for field, plus `negative_prompt` and boxes with named sides. Paths
-are looked up while the fields are read, so that one pass finds every mistake of a file. Importing pydantic costs a
-tenth of a second, so only `job.py` imports this module, and only when it reads a job.
+There are two ways to say who speaks. `speakers` is ours: a list with a sound, a place and more for each. `cond_audio`,
+`bbox` and `audio_type` are the reference programs', field for field. docs/job.schema.json is made from these classes.
+Paths are looked up while the fields are read, so that one pass finds every mistake of a file. Importing pydantic costs
+a tenth of a second, so only `job.py` imports this module, and only when it reads a job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
+
+from infinitalk_cli.job import DEFAULT_PROMPT, MAX_SPEAKERS
 
 SILENT = "None"
 """What the reference programs write in place of a path for a speaker who keeps silent."""
 
 BOX_SIDES = ("top", "left", "bottom", "right")
-"""The order of a box of four numbers. The reference programs call them x and y, but use them as rows and columns."""
+"""The order of a box of four numbers in `bbox`. The reference programs call them x and y, but use rows and columns."""
+
+SIDES_AS_SEEN = ("left", "top", "right", "bottom")
+"""The order of a box of four numbers in `speakers`, and of --box."""
+
+PICTURE_FIELDS = ("image", "video", "cond_image", "cond_video")
+LONGEST_START_S = 24 * 3600
 
 LONGEST_SHOWN = 120
 """Characters of a user's text that a message repeats."""
@@ -84,6 +94,7 @@ ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
 Sound = Annotated[ExistingFile | None, BeforeValidator(_silence_as_none)]
 Text = Annotated[str, AfterValidator(_encodable)]
 Side = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=LONGEST_START_S)]
 
 
 class _Form(BaseModel):
@@ -91,7 +102,9 @@ class _Form(BaseModel):
 
 
 class BoxForm(_Form):
-    """Four numbers in the order of `BOX_SIDES`, or an object with the sides by name; pixels of the source picture."""
+    """Four numbers in the order of `sides`, or an object with the sides by name; pixels of the source picture."""
+
+    sides: ClassVar[tuple[str, ...]] = BOX_SIDES
 
     left: Side
     top: Side
@@ -103,15 +116,51 @@ class BoxForm(_Form):
     def _name_the_sides(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             return value
-        if isinstance(value, list) and len(value) == len(BOX_SIDES):
-            return dict(zip(BOX_SIDES, value, strict=True))
-        raise mistake(f"must be four numbers, [{', '.join(BOX_SIDES)}], or an object with these names")
+        if isinstance(value, list) and len(value) == len(cls.sides):
+            return dict(zip(cls.sides, value, strict=True))
+        raise mistake(f"must be four numbers, [{', '.join(cls.sides)}], or an object with these names")
 
     @model_validator(mode="after")
     def _holds_pixels(self) -> BoxForm:
         if round(self.left) >= round(self.right) or round(self.top) >= round(self.bottom):
-            raise mistake("holds no pixel: " + ", ".join(f"{side} {getattr(self, side):g}" for side in BOX_SIDES))
+            raise mistake("holds no pixel: " + ", ".join(f"{side} {getattr(self, side):g}" for side in self.sides))
         return self
+
+
+class SpeakerBox(BoxForm):
+    """The same for `speakers`, where four numbers come in the order of `SIDES_AS_SEEN`."""
+
+    sides: ClassVar[tuple[str, ...]] = SIDES_AS_SEEN
+
+
+class SpeakerForm(_Form):
+    """One of `speakers`: what they say, where they are and when they begin."""
+
+    name: Text = ""
+    audio: Sound = None
+    box: SpeakerBox | None = None
+    mask: ExistingFile | None = None
+    start: Seconds = 0.0
+    text: Text | None = None
+    voice: Text | None = None
+
+
+def _one_or_two(value: object) -> object:
+    """pydantic's own check of a length counts the good items alone."""
+    if not isinstance(value, list):
+        raise mistake(f"must be a list, not {kind_of(value)}")
+    if not value:
+        raise mistake("is empty: name at least one speaker")
+    if len(value) > MAX_SPEAKERS:
+        raise mistake(f"more than {MAX_SPEAKERS} speakers are not possible")
+    return value
+
+
+Speakers = Annotated[
+    tuple[SpeakerForm, ...],
+    BeforeValidator(_one_or_two),
+    Field(json_schema_extra={"minItems": 1, "maxItems": MAX_SPEAKERS}),
+]
 
 
 class PerPersonSound(_Form):
@@ -129,10 +178,16 @@ class PerPersonBox(_Form):
 
 
 class JobForm(_Form):
-    """The whole file. `cond_image` and `cond_video` mean the same: a picture or a video, told apart by content."""
+    """The whole file. The four names of the picture mean the same: a picture or a video, told apart by content."""
 
-    prompt: Text
+    schema_: Any = Field(None, alias="$schema")  # for editors
+    prompt: Text = DEFAULT_PROMPT
     negative_prompt: Text | None = None
+    image: ExistingFile | None = None
+    video: ExistingFile | None = None
+    speakers: Speakers | None = None
+    audio: ExistingFile | None = None
+    turns: ExistingFile | None = None
     cond_image: ExistingFile | None = None
     cond_video: ExistingFile | None = None
     cond_audio: PerPersonSound | None = None
@@ -143,33 +198,46 @@ class JobForm(_Form):
 
 
 FORM_OF: Mapping[str, type[_Form]] = {
+    "speakers": SpeakerForm,
+    "speakers.box": SpeakerBox,
     "cond_audio": PerPersonSound,
     "bbox": PerPersonBox,
     "bbox.person1": BoxForm,
     "bbox.person2": BoxForm,
 }
-"""The form of each field that holds an object."""
+"""The form of each field that holds an object, or a list of such."""
 
 
 def known_fields(parent: str) -> tuple[str, ...]:
     """The fields of the object at the dotted path `parent`, "" for the whole file."""
-    return tuple(FORM_OF.get(parent, JobForm).model_fields)
+    form = FORM_OF.get(re.sub(r"\[\d+\]", "", parent), JobForm)
+    return tuple(name for name, field in form.model_fields.items() if field.alias is None)
 
 
 def relation_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong between fields, as (dotted path, message): each field may be good by itself."""
+    pictures = [name for name in PICTURE_FIELDS if raw.get(name) is not None]
+    if not pictures:
+        name = "image" if any(raw.get(name) is not None for name in ("speakers", "audio", "turns")) else "cond_image"
+        yield name, "is missing: the picture (or a video) of the speaker"
+    elif len(pictures) > 1:
+        yield pictures[1], "give a picture or a video, not both"
     if raw.get("tts_audio") is not None:
         yield "tts_audio", "speech from text is not possible yet: give recorded speech"
-    elif raw.get("cond_audio") is None:
-        yield "cond_audio", "is missing: the recorded speech"
-    if raw.get("cond_image") is None and raw.get("cond_video") is None:
-        yield "cond_image", "is missing: the picture (or a video) of the speaker"
-    elif raw.get("cond_image") is not None and raw.get("cond_video") is not None:
-        yield "cond_video", "give a picture or a video, not both"
-    yield from _speaker_problems(raw.get("cond_audio"), raw.get("bbox"))
+    if raw.get("cond_audio") is not None:
+        for name in ("speakers", "audio", "turns"):
+            if raw.get(name) is not None:
+                yield name, "the file says by cond_audio already who speaks: give one of them"
+        yield from _person_problems(raw.get("cond_audio"), raw.get("bbox"))
+        return
+    if raw.get("bbox") is not None:
+        yield "bbox", "goes with cond_audio; here a box stands in speakers"
+    if all(raw.get(name) is None for name in ("speakers", "audio", "tts_audio")):
+        yield "audio" if raw.get("turns") is not None else "cond_audio", "is missing: the recorded speech"
+    yield from _speaker_problems(raw)
 
 
-def _speaker_problems(sounds: object, boxes: object) -> Iterator[tuple[str, str]]:
+def _person_problems(sounds: object, boxes: object) -> Iterator[tuple[str, str]]:
     if not isinstance(sounds, Mapping):
         return
     given = [name for name in ("person1", "person2") if name in sounds]
@@ -181,6 +249,47 @@ def _speaker_problems(sounds: object, boxes: object) -> Iterator[tuple[str, str]
         yield "bbox", "give a box for both speakers, or for none"
     if given == ["person1"] and "person2" in boxes:
         yield "bbox.person2", "there is no second speaker"
+
+
+def _speaker_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong among `speakers`, `audio` and `turns`."""
+    given = raw.get("speakers")
+    listed: Sequence[object] = given if isinstance(given, list) else [{}]
+    if not all(isinstance(each, Mapping) for each in listed):
+        return
+    speakers = cast("Sequence[Mapping[str, Any]]", listed)
+    whole, has_turns = raw.get("audio") is not None, raw.get("turns") is not None
+    for number, speaker in enumerate(speakers):
+        yield from ((f"speakers[{number}].{name}", told) for name, told in _problems_of_one(speaker, whole, has_turns))
+    sounds = [speaker.get("audio") not in (SILENT, None) or speaker.get("text") for speaker in speakers]
+    if given is not None and not (any(sounds) or whole or has_turns):
+        yield "speakers", "nobody speaks: every speaker is silent"
+    if whole and len(speakers) > 1 and not has_turns:
+        yield "audio", "is one sound for two speakers: turns says who speaks when, or give each one's own audio"
+    if len(speakers) > 1 and len([1 for speaker in speakers if _has_place(speaker)]) == 1:
+        yield "speakers", "give a box or mask for both speakers, or for none"
+    if has_turns and len({bool(speaker.get("name")) for speaker in speakers}) > 1:
+        yield "speakers", "give a name to both speakers, or to none"
+    if raw.get("audio_type") == "add" and any(speaker.get("start") for speaker in speakers):
+        yield "audio_type", "one after the other (add) leaves no room for start: give one of them"
+
+
+def _problems_of_one(speaker: Mapping[str, Any], whole: bool, has_turns: bool) -> Iterator[tuple[str, str]]:
+    has_sound = speaker.get("audio") not in (SILENT, None)
+    if speaker.get("box") is not None and speaker.get("mask") is not None:
+        yield "mask", "give a box or a mask, not both"
+    if has_sound and speaker.get("text") is not None:
+        yield "text", "give a sound or a text to speak, not both"
+    if speaker.get("text") is not None:
+        yield "text", "speech from text is not possible yet: give recorded speech"
+    if has_sound and (whole or has_turns):
+        yield "audio", f"there is {'one sound for all (audio)' if whole else 'turns'} already: give one of them"
+    if has_turns and speaker.get("start"):
+        yield "start", "turns says already when everyone speaks"
+
+
+def _has_place(speaker: Mapping[str, Any]) -> bool:
+    return speaker.get("box") is not None or speaker.get("mask") is not None
 
 
 def kind_of(value: object) -> str:

@@ -172,12 +172,12 @@ def notes(request: GenerateRequest) -> list[str]:
     """What to know before the run: its main choices, and options without effect."""
     job, profile = request.job, request.profile
     who = "1 speaker" if job.num_speakers == 1 else f"{job.num_speakers} speakers"
+    if job.is_one_of_several:
+        who = "1 speaker, everyone else silent,"
     found = [
         f"{who} from {job.reference.name}, {profile.name} profile, {profile.num_steps} steps, seed {request.seed}"
         f" -> {request.output}"
     ]
-    if job.num_speakers == 1 and job.speakers[0].box is not None:
-        found.append("note: with one speaker the box has no effect")
     if request.reference_by_index and not job.is_video:
         found.append("note: --reference-by-index has no effect on a picture")
     return found

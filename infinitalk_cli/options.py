@@ -19,7 +19,7 @@ import typer
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.estimate import all_parameters
 from infinitalk_cli.hardware import detect_hardware
-from infinitalk_cli.job import Job, job_from_flags, read_job
+from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
 from infinitalk_cli.request import GenerateRequest, LoraFile, check_request, parse_lora
@@ -27,7 +27,6 @@ from infinitalk_cli.run_choice import RunChoice, Said, choose_run, refuse_gpules
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
 from infinitalk_cli.weights import WeightFiles, choose_engine, find_weights_dir, locate
 
-DEFAULT_PROMPT = "A person talks to the camera."
 DEFAULT_TEACACHE_THRESHOLD = 0.2
 LARGEST_RANDOM_SEED = 2**31
 """A random seed stays short enough to be typed again."""

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import infinitalk_cli
 from infinitalk_cli import errors
-from infinitalk_cli.job import Box, Speaker
+from infinitalk_cli.job import DEFAULT_PROMPT, Box, Speaker
 from infinitalk_cli.main import app
 from infinitalk_cli.progress import OnProgress, Progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult, LoraFile
@@ -178,7 +178,8 @@ def test_prompts_on_the_command_line_win_over_the_job_file(desk: Path, engine: E
 
 def test_a_prompt_on_the_command_line_makes_up_for_one_missing_in_the_job_file(desk: Path, engine: Engine) -> None:
     (desk / "job.json").write_text('{"cond_image": "face.png", "cond_audio": {"person1": "a.wav"}}')
-    assert generate("job.json").exit_code == 2
+    assert generate("job.json").exit_code == 0
+    assert engine.request.job.prompt == DEFAULT_PROMPT
     assert generate("job.json", "--prompt", "Said.").exit_code == 0
     assert engine.request.job.prompt == "Said."
 
@@ -226,9 +227,14 @@ def test_a_negative_seed_is_replaced_by_a_random_one_that_is_told(desk: Path, en
         assert f"seed {seed}" in result.stderr
 
 
+def test_one_face_of_several_is_told(desk: Path, engine: Engine) -> None:
+    result = generate("--image", "face.png", "--audio", "a.wav", "--box", "1,2,3,4")
+    assert "1 speaker, everyone else silent, from face.png" in result.stderr
+    assert engine.request.job.num_speakers == 2
+
+
 def test_options_without_effect_are_told(desk: Path, engine: Engine) -> None:
-    result = generate("--image", "face.png", "--audio", "a.wav", "--box", "1,2,3,4", "--reference-by-index")
-    assert "note: with one speaker the box has no effect" in result.stderr
+    result = generate("--image", "face.png", "--audio", "a.wav", "--reference-by-index")
     assert "note: --reference-by-index has no effect on a picture" in result.stderr
 
 
@@ -271,7 +277,7 @@ def test_missing_weights_exit_4_with_files_and_command(desk: Path, engine: Engin
         (["job.json", "-o", "new/face.png/talk.avi"], "must end in .mp4"),
         (["job.json", "--image", "face.png", "--audio", "a.wav"], "--image, --audio: the job file job.json says that"),
         (["--image", "face.png"], "--audio: is missing: the recorded speech"),
-        (["--image", "face.png", "--audio", "gone.wav"], "--audio (person1): no such file: 'gone.wav'"),
+        (["--image", "face.png", "--audio", "gone.wav"], "--audio (speaker 1): no such file: 'gone.wav'"),
         (["--image", "face.png", *(["--audio", "a.wav"] * 3)], "more than 2 speakers"),
         (["job.json", "--nonsense"], "--nonsense"),
     ],

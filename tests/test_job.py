@@ -190,7 +190,7 @@ def test_every_mistake_is_told_at_once_with_its_field(folder: Path) -> None:
             {"cond_audio": {"person1": "a.wav", "person2": "b.wav"}, "bbox": {"person1": [1, 2, 3, 4]}},
             "bbox: give a box for both speakers, or for none",
         ),
-        ({"zzz": 1}, "zzz: unknown field; known: prompt, negative_prompt, cond_image"),
+        ({"zzz": 1}, "zzz: unknown field; known: prompt, negative_prompt, image, video"),
     ],
 )
 def test_mistake_in_one_field(folder: Path, changes: dict[str, object], told: str) -> None:
@@ -279,12 +279,12 @@ def test_options_give_the_same_job_as_a_file(folder: Path, monkeypatch: pytest.M
         ({"image": None}, "--image: is missing"),
         ({"image": None, "video": Path("gone.mp4")}, "--video: no such file: 'gone.mp4'"),
         ({"video": Path("clip.mp4")}, "--video: give a picture or a video, not both"),
-        ({"audio": ["a.wav", "gone.wav"]}, "--audio (person2): no such file: 'gone.wav'"),
+        ({"audio": ["a.wav", "gone.wav"]}, "--audio (speaker 2): no such file: 'gone.wav'"),
         ({"audio": ["a.wav", "b.wav", "a.wav"]}, "more than 2 speakers"),
         ({"boxes": ["1,2,3"]}, "--box '1,2,3' is not left,top,right,bottom"),
-        ({"boxes": ["1,2,3,x"]}, "--box (person1 bottom): must be a number, not text"),
-        ({"boxes": ["1,2,nan,4"]}, "--box (person1 right): must be a finite number"),
-        ({"boxes": ["3,2,1,4"]}, "--box (person1): holds no pixel: top 2, left 3, bottom 4, right 1"),
+        ({"boxes": ["1,2,3,x"]}, "--box (speaker 1 bottom): must be a number, not text"),
+        ({"boxes": ["1,2,nan,4"]}, "--box (speaker 1 right): must be a finite number"),
+        ({"boxes": ["3,2,1,4"]}, "--box (speaker 1): holds no pixel: left 3, top 2, right 1, bottom 4"),
         ({"prompt": "\udcff"}, "--prompt: holds a broken character"),
     ],
 )
