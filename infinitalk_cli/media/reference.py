@@ -2,12 +2,13 @@
 
 The first picture decides the size. A video's later pictures are taken by time: the chunk that starts at frame 72 of a
 25-frames-a-second video wants what the source shows at 2.88 s, whatever its own rate. The original program takes source
-frame 72 instead, and drifts; `by_index` repeats that. Past the end of the source its last frame stays.
+frame 72 instead, and drifts; `by_index` repeats that. What is seen past the end of the source, `source_time` says.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.image import Bucket, CropPlan, choose_bucket, plan_crop, read_image, to_frames
+from infinitalk_cli.media.source_time import ShortSource, SourceTime
 from infinitalk_cli.media.video import VideoReader
 
 VIDEO_FPS = 25
@@ -60,18 +62,27 @@ class VideoReference:
     source_height: int
     source_width: int
     by_index: bool
+    time: SourceTime
 
     def frame(self, chunk_start: int) -> Tensor:
         if self.by_index:
             shown = self.reader.frame_at_index(chunk_start)
         else:
-            shown = self.reader.frame_at_time(chunk_start / VIDEO_FPS)
+            shown = self.reader.frame_at_time(self.time.at(Fraction(chunk_start, VIDEO_FPS)))
         return to_frames(shown, self.crop)
 
 
-def open_reference(path: Path, table: tuple[Bucket, ...], *, is_video: bool, by_index: bool = False) -> Reference:
+def open_reference(
+    path: Path,
+    table: tuple[Bucket, ...],
+    *,
+    is_video: bool,
+    by_index: bool = False,
+    short_source: ShortSource = "hold",
+) -> Reference:
     """Open the picture or video at `path` and fit it to the nearest size of `table`.
 
+    Args: short_source: what is seen once the video is over.
     Raises: InputError: if it is missing, damaged, something else, or a thin strip.
     """
     reader = VideoReader(path) if is_video else None
@@ -84,5 +95,6 @@ def open_reference(path: Path, table: tuple[Bucket, ...], *, is_video: bool, by_
     bucket = choose_bucket(first.height, first.width, table)
     crop = plan_crop(first.height, first.width, bucket.height, bucket.width)
     if reader:
-        return VideoReference(reader, crop, first.height, first.width, by_index)
+        time = SourceTime() if short_source == "hold" else SourceTime(short_source, reader.measure_length())
+        return VideoReference(reader, crop, first.height, first.width, by_index, time)
     return PictureReference(to_frames(first, crop), crop, first.height, first.width)

@@ -87,6 +87,17 @@ class VideoReader:
             return float(self._stream.duration * self._stream.time_base)
         return self._container.duration / 1e6 if self._container.duration is not None else None
 
+    def measure_length(self) -> Fraction:
+        """Seconds from the first frame to the end of the last one, by the timestamps; reads the file to its end."""
+        container, stream = _open_video(self.path)
+        end = self._start
+        with container:
+            for packet in container.demux(stream):
+                if packet.pts is not None:
+                    shown = (packet.duration or 0) * packet.time_base
+                    end = max(end, packet.pts * packet.time_base + (shown or self._tick))
+        return max(end - self._start, self._tick, Fraction(1, 1000))
+
     def frame_at_time(self, time_s: float | Fraction) -> Image.Image:
         """The RGB frame shown `time_s` seconds after the first one; the last frame beyond the end.
 

@@ -1,13 +1,16 @@
 """Which chunks make up a video: where each starts, which of its frames are kept, how the speech is extended.
 
 Chunks overlap by the motion frames. The last one ends after the speech; its surplus frames are cut off, and what they
-hear is the end of the speech played backwards. This module is arithmetic on frame counts and knows no tensor.
+hear is the end of the speech played backwards. A video whose source cuts from scene to scene is planned scene by scene
+on the one timeline of the speech: a scene's first chunk starts at the cut and carries nothing over it, its last one is
+cut off at the next. This module is arithmetic on frame counts and knows no tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 
 from infinitalk_cli.sampling.settings import InvalidInput, SamplingSettings
 
@@ -21,18 +24,23 @@ class ChunkPlan:
 
     `start`: its first frame, counted in the whole video, motion frames included. `keep`: the frames of the chunk that
     are new and stay in the video, counted within the chunk. `tails`: rows of reversed speech after each speaker's own.
+    `ends_scene`: the next chunk, if there is one, starts anew and needs nothing of this one.
     """
 
     index: int
     start: int
     keep: range
     tails: tuple[int, ...]
+    ends_scene: bool = False
 
 
-def plan_chunks(num_audio_frames: Sequence[int], settings: SamplingSettings) -> tuple[ChunkPlan, ...]:
+def plan_chunks(
+    num_audio_frames: Sequence[int], settings: SamplingSettings, cuts: Sequence[int] = ()
+) -> tuple[ChunkPlan, ...]:
     """The chunks of a video as long as its longest speaker, up to the frame limit.
 
-    Args: num_audio_frames: per speaker. Raises: InvalidInput: if a speaker has none, or the settings refuse the length.
+    Args: num_audio_frames: per speaker. cuts: first frames of new scenes, ascending; those outside the video are none.
+    Raises: InvalidInput: if a speaker has no frames, or the settings refuse the length.
     """
     if not num_audio_frames or min(num_audio_frames) < 1:
         raise InvalidInput(f"no speech: the speakers have {list(num_audio_frames)} frames")
@@ -43,7 +51,12 @@ def plan_chunks(num_audio_frames: Sequence[int], settings: SamplingSettings) -> 
     if settings.compatibility.reference_trim:
         return _plan_as_reference(num_audio_frames, settings)
     num_frames = _limited(max(num_audio_frames), settings)
-    return _cut(_chunks_covering(num_frames, num_audio_frames, settings), num_frames)
+    borders = [0, *(cut for cut in cuts if 0 < cut < num_frames), num_frames]
+    scenes = (
+        _cut(_chunks_covering(stop - start, num_audio_frames, settings, start), stop)
+        for start, stop in pairwise(borders)
+    )
+    return tuple(replace(chunk, index=index) for index, chunk in enumerate(chain.from_iterable(scenes)))
 
 
 def _plan_as_reference(num_audio_frames: Sequence[int], settings: SamplingSettings) -> tuple[ChunkPlan, ...]:
@@ -75,18 +88,19 @@ def _limited(num_frames: int, settings: SamplingSettings) -> int:
 
 
 def _chunks_covering(
-    num_frames: int, num_audio_frames: Sequence[int], settings: SamplingSettings
+    num_frames: int, num_audio_frames: Sequence[int], settings: SamplingSettings, scene_start: int = 0
 ) -> tuple[ChunkPlan, ...]:
     """The fewest chunks that have so many frames, uncut. Every speaker is extended as far as the chunk listens."""
-    starts = [0]
+    starts: Sequence[int] = [scene_start]
     if num_frames > settings.chunk_frames:
-        starts = range(0, num_frames - settings.motion_frames, settings.chunk_stride)
+        starts = range(scene_start, scene_start + num_frames - settings.motion_frames, settings.chunk_stride)
     return tuple(
         ChunkPlan(
             index=index,
             start=start,
             keep=range(settings.motion_frames if index else 0, settings.chunk_frames),
             tails=tuple(_tail(start + settings.chunk_frames, rows) for rows in num_audio_frames),
+            ends_scene=index == len(starts) - 1,
         )
         for index, start in enumerate(starts)
     )
@@ -98,7 +112,7 @@ def _tail(end: int, rows: int) -> int:
 
 
 def _cut(chunks: Sequence[ChunkPlan], num_frames: int) -> tuple[ChunkPlan, ...]:
-    """Keep the first `num_frames` frames of the video; chunks beyond keep an empty range."""
+    """Keep the frames of the video before number `num_frames`; chunks beyond keep an empty range."""
     return tuple(
         replace(chunk, keep=chunk.keep[: max(num_frames - chunk.start - chunk.keep.start, 0)]) for chunk in chunks
     )

@@ -78,6 +78,7 @@ class Conditioning:
         audio: one or two speakers.
         reference: its pictures measure `height` x `width` pixels.
         speaker_masks: `(3, height / 8, width / 8)`, see `speaker_masks`; needed for two speakers.
+        cuts: frames of the video at which the reference cuts to another scene, ascending.
     """
 
     text: Tensor
@@ -87,6 +88,7 @@ class Conditioning:
     width: int
     null_text: Tensor | None = None
     speaker_masks: Tensor | None = None
+    cuts: tuple[int, ...] = ()
 
 
 def audio_window(embeds: AudioEmbeds, start: int, length: int, radius: int = 2) -> Tensor:

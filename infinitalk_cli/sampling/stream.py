@@ -10,7 +10,8 @@ two are all in which the engines differ:
     given, first chunk      the reference                  nothing
     given, later chunks     the last frames, clean         the last frames, as noisy as the rest
 
-Only those last frames are carried from chunk to chunk: decoded, with corrected colours, not rounded to 8 bits.
+Only those last frames are carried from chunk to chunk: decoded, with corrected colours, not rounded to 8 bits. Where
+the source cuts to another scene nothing is carried, and the next chunk starts as the first one did.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Carried:
     """All that a chunk needs of the chunks before: whoever has it can go on from there, or make the chunk once more.
 
     `num_done`: chunks before. `noise_state`: of the random numbers. `motion`: their last frames, `(1, 3, n, H, W)`, and
-    `color_reference`, `(1, 3, 1, H, W)`, both float32 in [-1, 1] on the CPU; None before the first chunk.
+    `color_reference`, `(1, 3, 1, H, W)`, both float32 in [-1, 1] on the CPU; None before the first chunk of a
+    scene.
     """
 
     num_done: int
@@ -117,7 +119,7 @@ def generate_chunks(
     Raises: InvalidInput: at once, if the conditioning does not go with the settings.
     """
     check_conditioning(conditioning, settings)
-    plan = plan_chunks([embeds.num_frames for embeds in conditioning.audio], settings)
+    plan = plan_chunks([embeds.num_frames for embeds in conditioning.audio], settings, conditioning.cuts)
     sampler = ChunkSampler(networks, conditioning, settings, plan, on_step or _ignore_step)
     carried = resume or Carried(0, Noise(settings.seed, networks.device).state)
     return _generate(sampler, carried)
@@ -181,12 +183,14 @@ class ChunkSampler:
             on_step = partial(self._on_step, chunk.index + 1, len(self.plan))
             latents = denoise(self.networks.dit, start, inputs, settings, on_step)
 
-        # 3. From latents to frames. Nobody needs what the last chunk has beyond the frames to keep.
+        # 3. From latents to frames. Nobody needs what the last chunk of a scene has beyond the frames to keep.
         color_reference = carried.color_reference
         if color_reference is None or settings.color_reference == "chunk":
             color_reference = reference
-        num_frames = chunk.keep.stop if chunk is self.plan[-1] else settings.chunk_frames
+        num_frames = chunk.keep.stop if chunk.ends_scene else settings.chunk_frames
         frames = decode_frames(self.networks, latents, color_reference, settings.color_strength, num_frames)
+        if chunk.ends_scene:
+            return frames, Carried(carried.num_done + 1, noise.state)
         motion = frames[:, :, -settings.motion_frames :].clone()
         return frames, Carried(carried.num_done + 1, noise.state, motion, color_reference)
 

@@ -50,7 +50,7 @@ def test_multitalk_keeps_every_frame_too() -> None:
 
 
 def test_speech_shorter_than_a_chunk_gives_one_chunk_cut_to_its_length() -> None:
-    assert plan_chunks([5], INFINITETALK) == (ChunkPlan(0, 0, range(5), (5,)),)
+    assert plan_chunks([5], INFINITETALK) == (ChunkPlan(0, 0, range(5), (5,), ends_scene=True),)
 
 
 def test_longest_speaker_decides_and_the_other_is_extended() -> None:
@@ -89,3 +89,26 @@ def test_original_multitalk_loses_frames_at_the_end(num_frames: int, num_kept: i
 def test_an_hour_is_planned_without_gaps() -> None:
     plan = plan_chunks([90_000], INFINITETALK)
     assert kept(plan) == list(range(90_000))
+
+
+@pytest.mark.parametrize("cuts", [[20], [17, 34], [1], [5, 6, 39], [0, 10, 40, 90]])
+def test_every_frame_is_kept_once_whatever_the_cuts(cuts: list[int]) -> None:
+    plan = plan_chunks([40], SHORT, cuts)
+    assert kept(plan) == list(range(40))
+    assert [chunk.index for chunk in plan] == list(range(len(plan)))
+    assert all(chunk.keep for chunk in plan)
+
+
+def test_a_cut_starts_a_chunk_that_no_frames_are_carried_into() -> None:
+    plan = plan_chunks([60], SHORT, [20, 45])
+    assert [(chunk.start, chunk.keep, chunk.ends_scene) for chunk in plan] == [
+        (0, range(17), False),
+        (8, range(9, 12), True),
+        (20, range(17), False),
+        (28, range(9, 17), True),
+        (45, range(15), True),
+    ]
+
+
+def test_only_the_last_chunk_ends_a_video_without_cuts() -> None:
+    assert [chunk.ends_scene for chunk in plan_chunks([60], SHORT)] == [False] * 6 + [True]

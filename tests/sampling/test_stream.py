@@ -74,6 +74,29 @@ def test_finished_frames_are_not_held_while_the_next_chunk_is_computed() -> None
 
 
 @pytest.mark.parametrize("engine", ["infinitetalk", "multitalk"])
+def test_scene_after_a_cut_is_made_as_if_it_were_the_first(engine: Any) -> None:
+    settings = quick(engine=engine, color_reference="first", color_strength=1.0)
+    stubs, seen = make_stubs(match_color=lambda frames, reference, strength: frames + reference), MovingReference()
+    conditioning = replace(make_conditioning(45, reference=seen), cuts=(20,))
+    chunks = list(generate_chunks(stubs.networks, conditioning, settings))
+    assert [chunk.start for chunk in chunks] == [0, 17, 20, 37]
+    assert [chunk.carried.motion is None for chunk in chunks] == [False, True, False, True]
+    assert seen.asked == [0, 8, 20, 28]
+    again, other = make_stubs(), MovingReference()
+    list(generate_chunks(again.networks, make_conditioning(25, reference=other), settings))
+    fresh, first = stubs.dit.calls[2], again.dit.calls[0]
+    assert torch.equal(fresh.condition[0, :4], first.condition[0, :4])
+    assert float(chunks[2].frames[0, 0, 0, 0, 0]) == pytest.approx(2000 + 0.2)  # the colours of its own first picture
+
+
+def test_speech_stays_on_one_timeline_across_a_cut() -> None:
+    stubs = make_stubs()
+    list(generate_chunks(stubs.networks, replace(make_conditioning(45), cuts=(20,)), quick()))
+    heard = [int(window[0, 0, 2, 0, 0]) for window in stubs.dit.windows]
+    assert heard == [0, 8, 20, 28]
+
+
+@pytest.mark.parametrize("engine", ["infinitetalk", "multitalk"])
 def test_video_goes_on_behind_any_chunk_as_if_it_had_not_stopped(engine: Any) -> None:
     settings = quick(engine=engine, num_steps=2)
     stubs = make_stubs()
