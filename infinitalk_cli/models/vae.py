@@ -4,13 +4,16 @@ Both directions run group by group with a `TemporalCache`: encoding feeds frame 
 decoding one latent at a time. So neither direction ever looks ahead: the latents of a beginning are those of the whole,
 and decoded frames can be written while the next ones are computed, at a memory that does not grow with the length.
 
+A picture too large for the GPU is computed tile by tile (`vae_tiling.py`): each tile through the whole clip, so that
+the cache is that of one tile, too. Decoded tiles are put together in RAM.
+
 Weights decide the precision: float32 is exact, in bfloat16 the norms and the latent statistics stay in float32.
 Source: Wan2.1's video VAE (Apache-2.0), same arithmetic and the same parameter names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -26,9 +29,12 @@ from infinitalk_cli.models.vae_layers import (
     ResidualBlock,
     TemporalCache,
     Upsample,
+    is_channels_last,
 )
+from infinitalk_cli.models.vae_tiling import Tiling
 
 GROUP = 4  # frames per latent, but for the first
+SCALE = 8  # pixels per latent, in both directions
 
 # Statistics of the latents of the published VAE, one per channel: normalised = (mu - mean) / std.
 LATENT_MEAN = (
@@ -59,8 +65,18 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, cache: TemporalCache) -> Tensor:
         """Map one group of frames `(B, 3, 1 or 4, H, W)` to `(B, 2 * z_dim, 1, H / 8, W / 8)`."""
+        return self.finish(self.shrink(x, cache), cache)
+
+    def shrink(self, x: Tensor, cache: TemporalCache) -> Tensor:
+        """The first part, which looks at neighbours only: `(B, 3, 1 or 4, H, W)` to `(B, C, 1, H / 8, W / 8)`."""
         x = self.conv1(x, cache)
-        for layer in (*self.downsamples, *self.middle):
+        for layer in self.downsamples:
+            x = layer(x, cache)
+        return x
+
+    def finish(self, x: Tensor, cache: TemporalCache) -> Tensor:
+        """The second part, with the attention within the frame: `(B, C, 1, h, w)` to `(B, 2 * z_dim, 1, h, w)`."""
+        for layer in self.middle:
             x = layer(x, cache)
         return self.head(x, cache)
 
@@ -86,18 +102,32 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, cache: TemporalCache) -> Tensor:
         """Map one latent `(B, z_dim, 1, h, w)` to frames `(B, 3, 1 or 4, 8 h, 8 w)`, not clamped."""
+        return self.grow(self.begin(x, cache), cache)
+
+    def begin(self, x: Tensor, cache: TemporalCache) -> Tensor:
+        """The first part, with the attention within the frame: `(B, z_dim, 1, h, w)` to `(B, C, 1, h, w)`."""
         x = self.conv1(x, cache)
-        for layer in (*self.middle, *self.upsamples):
+        for layer in self.middle:
+            x = layer(x, cache)
+        return x
+
+    def grow(self, x: Tensor, cache: TemporalCache) -> Tensor:
+        """The second part, which looks at neighbours only: `(B, C, 1, h, w)` to `(B, 3, 1 or 4, 8 h, 8 w)`."""
+        for layer in self.upsamples:
             x = layer(x, cache)
         return self.head(x, cache)
 
 
 class VideoVAE(nn.Module):
-    """The published video VAE. Parameters are named as in `Wan2.1_VAE.pth`."""
+    """The published video VAE. Parameters are named as in `Wan2.1_VAE.pth`.
+
+    `tiling`: larger pictures are computed tile by tile; the memory it takes is then that of a tile.
+    """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
+        self.tiling: Tiling | None = None
         self.encoder = Encoder(config)
         self.conv1 = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, (1, 1, 1))
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, (1, 1, 1))
@@ -119,15 +149,32 @@ class VideoVAE(nn.Module):
             are dropped.
         Returns: `(B, z_dim, (T - 1) // 4 + 1, H / 8, W / 8)`, normalised, float32.
         """
-        cache = TemporalCache()
-        latents: list[Tensor] = []
-        for start, end in frame_groups(frames.shape[2]):
-            group = frames[:, :, start:end].to(self.conv1.weight.dtype)
-            mean, _ = self.conv1(self.encoder(group, cache)).chunk(2, dim=1)
+        height, width = (size // SCALE for size in frames.shape[3:])
+        tiling = self.tiling if self.tiling and self.tiling.divides(height, width) else None
+        cache, latents = TemporalCache(), list[Tensor]()
+        for shrunk in self._shrink(frames) if tiling is None else self._shrink_tiles(frames, tiling).split(1, dim=2):
+            mean, _ = self.conv1(self.encoder.finish(shrunk, cache)).chunk(2, dim=1)
             latents.append(mean.float())
-            cache.is_first = False
         center, spread = latent_statistics(frames.device)
         return (torch.cat(latents, dim=2) - center) / spread
+
+    def _shrink(self, frames: Tensor) -> Iterator[Tensor]:
+        """Group by group `(B, C, 1, H / 8, W / 8)`."""
+        cache = TemporalCache()
+        for start, end in frame_groups(frames.shape[2]):
+            yield self.encoder.shrink(frames[:, :, start:end].to(self.conv1.weight.dtype), cache)
+            cache.is_first = False
+
+    def _shrink_tiles(self, frames: Tensor, tiling: Tiling) -> Tensor:
+        """The same for all groups `(B, C, T', H / 8, W / 8)`, put together from tiles."""
+        height, width = (size // SCALE for size in frames.shape[3:])
+        channels = self.config.stage_dims[-1]
+        size = (frames.shape[0], channels, len(frame_groups(frames.shape[2])), height, width)
+        whole = torch.zeros(size, dtype=self.conv1.weight.dtype, device=frames.device)
+        for tile in tiling.tiles(height, width):
+            for made, place in zip(self._shrink(tile.cut(frames, SCALE)), whole.split(1, dim=2), strict=True):
+                tile.add(made, place)
+        return whole
 
     @torch.no_grad()
     def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
@@ -136,12 +183,43 @@ class VideoVAE(nn.Module):
         Args: latents: `(B, z_dim, T, h, w)`, normalised.
         Yields: frames `(B, 3, t, 8 h, 8 w)` in [-1, 1], float32: t is 1 for the first latent, then 4.
         """
+        tiling = self.tiling if self.tiling and self.tiling.divides(*latents.shape[3:]) else None
+        begun = self._begin(latents)
+        if tiling is None:
+            yield from self._grow(begun)
+        else:
+            for frames in self._grow_tiles(torch.cat(list(begun), dim=2), tiling):
+                yield frames.to(latents.device)
+
+    def _begin(self, latents: Tensor) -> Iterator[Tensor]:
+        """Latent by latent `(B, C, 1, h, w)`."""
         cache = TemporalCache()
         center, spread = latent_statistics(latents.device)
         for latent in latents.split(1, dim=2):
             restored = (latent.float() * spread + center).to(self.conv2.weight.dtype)
-            yield self.decoder(self.conv2(restored), cache).float().clamp_(-1, 1)
+            yield self.decoder.begin(self.conv2(restored), cache)
+
+    def _grow(self, begun: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Latent by latent `(B, 3, 1 or 4, 8 h, 8 w)`."""
+        cache = TemporalCache()
+        for latent in begun:
+            yield self.decoder.grow(latent, cache).float().clamp_(-1, 1)
             cache.is_first = False
+
+    def _grow_tiles(self, begun: Tensor, tiling: Tiling) -> Iterator[Tensor]:
+        """The same from all latents, put together from tiles in RAM."""
+        batch, _, num_latents, height, width = begun.shape
+        layout = torch.channels_last_3d if is_channels_last(self.decoder.conv1.weight) else torch.contiguous_format
+        whole = [
+            torch.zeros(batch, 3, GROUP if number else 1, height * SCALE, width * SCALE)
+            for number in range(num_latents)
+        ]
+        for tile in tiling.tiles(height, width):
+            parts = (part.contiguous(memory_format=layout) for part in tile.cut(begun).split(1, dim=2))
+            for made, place in zip(self._grow(parts), whole, strict=True):
+                tile.add(made, place, SCALE)
+        while whole:
+            yield whole.pop(0)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode a clip at once: `(B, z_dim, T, h, w)` to `(B, 3, 4 T - 3, 8 h, 8 w)` in [-1, 1], float32."""

@@ -276,12 +276,10 @@ def decode_frames(
     color_reference = color_reference.to(networks.device)
     pieces: list[Tensor] = []
     with networks.on_stage(networks.vae):
-        for frames in networks.vae.decode_stream(latents):
+        for frames in networks.vae.decode_stream(latents[:, :, : -(-(num_frames - 1) // LATENT_STRIDE) + 1]):
             if color_strength > 0:
                 frames = networks.match_color(frames, color_reference, color_strength)
             pieces.append(frames.cpu())
-            if sum(piece.shape[2] for piece in pieces) >= num_frames:
-                break
     return torch.cat(pieces, dim=2)[:, :, :num_frames]
 
 
