@@ -60,7 +60,7 @@ SHELL = (
     "convert_command",
 )
 
-ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*")
+ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*", "parallel*")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ ROOMS = (
     Room(("sampling*",), typing_only=("models*",), heavy=True),
     Room(("memory*",), may=("errors", "models.config"), heavy=True),
     Room(("media*",), may=("errors",), heavy=True),
+    Room(("parallel*",), may=("errors", "models*"), heavy=True),
     Room(
         (
             *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),

@@ -27,6 +27,7 @@ from infinitalk_cli.models.attention import attention
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.fused import rotate_heads
 from infinitalk_cli.models.rotary import position_rotation, rotate
+from infinitalk_cli.models.tokens import FrameRange, TokenShare
 
 EmptyMask = Literal["zero", "nan"]
 """What a class without a token does: its map is zero, or NaN as in the reference program, which divides by its size."""
@@ -134,20 +135,23 @@ class AudioCrossAttention(nn.Module):
         self.kv_linear = nn.Linear(config.audio_token_dim, 2 * config.dim)
         self.proj = nn.Linear(config.dim, config.dim)
 
-    def forward(self, x: Tensor, audio_tokens: Tensor, speaker_map: Tensor | None) -> Tensor:
-        """Attend.
+    def forward(self, x: Tensor, audio_tokens: Tensor, speaker_map: Tensor | None, own: TokenShare) -> Tensor:
+        """Attend. Where the tokens begin or end within a frame, the missing ones are made up and thrown away.
 
-        Args: x: `(1, N, dim)`. audio_tokens: `(1, T, tokens of all speakers, audio_token_dim)`, speaker 1 first.
-            speaker_map: `(3, N)` for two speakers, None for one.
-        Returns: `(1, N, dim)`.
+        Args: x: the `own` of all tokens, `(1, n, dim)`. audio_tokens: `(1, T, tokens of all speakers,
+            audio_token_dim)`, speaker 1 first. speaker_map: `(3, N)`, of all tokens, for two speakers, None for one.
+        Returns: `(1, n, dim)`.
         """
-        num_frames = audio_tokens.shape[1]
-        q = rearrange(self.q_linear(x), "1 (t s) (h c) -> t s h c", t=num_frames, h=self.num_heads)
-        k, v = self.keys_values(audio_tokens, two_speakers=speaker_map is not None)
+        around = own.around(audio_tokens.shape[1])
+        k, v = self.keys_values(audio_tokens[:, around.frames], two_speakers=speaker_map is not None)
+        q = _pad_tokens(self.q_linear(x), around)
+        q = rearrange(q, "1 (t s) (h c) -> t s h c", t=around.num_frames, h=self.num_heads)
         if speaker_map is not None:
             positions = speaker_positions(speaker_map, self.class_range, self.class_interval)
-            q = rotate_heads(q, position_rotation(positions.unflatten(0, (num_frames, -1)), self.head_dim))
-        return self.proj(rearrange(attention(q, k, v), "t s h c -> 1 (t s) (h c)"))
+            some = positions.unflatten(0, (audio_tokens.shape[1], -1))[around.frames]
+            q = rotate_heads(q, position_rotation(some, self.head_dim))
+        heard = rearrange(attention(q, k, v), "t s h c -> 1 (t s) (h c)")
+        return self.proj(heard[:, around.before : around.before + x.shape[1]])
 
     def keys_values(self, audio_tokens: Tensor, *, two_speakers: bool) -> tuple[Tensor, Tensor]:
         """Keys and values `(T, tokens, H, D)`; they depend on the block but not on the step."""
@@ -157,3 +161,10 @@ class AudioCrossAttention(nn.Module):
             centres = torch.tensor([half, self.class_range - half], device=k.device)
             k = rotate(k, position_rotation(centres.repeat_interleave(k.shape[1] // 2), self.head_dim))
         return k, v
+
+
+def _pad_tokens(x: Tensor, around: FrameRange) -> Tensor:
+    """Zeros for the tokens of the frames that are missing in `(1, n, dim)`."""
+    if not around.before and not around.after:
+        return x
+    return F.pad(x, (0, 0, around.before, around.after))

@@ -6,7 +6,8 @@ that stay float32 whatever the compute dtype: the path of the time, the modulati
 shows it when they are rounded. All casts are explicit; nothing relies on autocast.
 
 What does not depend on the step is embedded once by the caller (`embed_context`, `embed_audio`) and passed to every
-pass of a chunk.
+pass of a chunk. `divide_tokens` may be replaced from outside, to compute a part of each pass's tokens here and the
+others elsewhere; every device then returns the whole velocity.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from infinitalk_cli.models.audio_attention import AudioProjection, EmptyMask, SpeakerMasks
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit_layers import Block, BlockInputs, Context, plain_layer_norm
-from infinitalk_cli.models.rotary import grid_rotation
+from infinitalk_cli.models.rotary import Rotation, grid_rotation
+from infinitalk_cli.models.tokens import DivideTokens, TokenShare, all_tokens
 
 _FLOAT32_PREFIXES = ("time_embedding.", "time_projection.", "head.")
 _TIME_BASE = 10000.0
@@ -76,6 +78,7 @@ class DiT(nn.Module):
         super().__init__()
         dim = config.dim
         self.config = config
+        self.divide_tokens: DivideTokens = all_tokens
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=config.patch, stride=config.patch)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
@@ -160,19 +163,26 @@ class DiT(nn.Module):
         frames, rows, columns = (size // part for size, part in zip(latents.shape[2:], self.config.patch, strict=True))
         grid = (frames, rows, columns)
         time, block_time = self.embed_time(t)
+        x = self._embed_patches(latents, condition)
+        own = self.divide_tokens(x.shape[1])
         inputs = BlockInputs(
             time=block_time,
-            rotation=grid_rotation(grid, self.config.head_dim, self.device),
+            rotation=self._rotation(grid, own),
             context=context,
             audio_tokens=audio_tokens,
             speaker_masks=self._token_masks(speaker_masks, num_speakers, empty_mask),
+            own=own,
         )
-        x = self._run_blocks(self._embed_patches(latents, condition), inputs, residual)
-        return self._unpatchify(self.head(x, time), grid)
+        x = self._run_blocks(x[:, own.part], inputs, residual)
+        return self._unpatchify(own.gather(self.head(x, time)), grid)
 
     def _embed_patches(self, latents: Tensor, condition: Tensor) -> Tensor:
         stacked = torch.cat((latents.to(self.dtype), condition.to(self.dtype)), dim=1)
         return self.patch_embedding(stacked).flatten(2).transpose(1, 2)
+
+    def _rotation(self, grid: tuple[int, int, int], own: TokenShare) -> Rotation:
+        table = grid_rotation(grid, self.config.head_dim, self.device)
+        return Rotation(table.cos[own.part], table.sin[own.part])
 
     def _token_masks(self, masks: Tensor | None, num_speakers: int, empty_mask: EmptyMask) -> SpeakerMasks | None:
         if num_speakers == 1:

@@ -30,6 +30,7 @@ from infinitalk_cli.models.fused import (
     rms_rotate,
 )
 from infinitalk_cli.models.rotary import Rotation
+from infinitalk_cli.models.tokens import TokenShare
 
 FFN_TOKENS = 16_384
 """Tokens in the hidden layer at a time: 450 MB of it. Twice as many are not faster."""
@@ -47,7 +48,8 @@ class Context:
 class BlockInputs:
     """What all blocks of one pass share.
 
-    time: `(1, 6, dim)` float32. audio_tokens: `(1, T, tokens, audio_token_dim)`. speaker_masks: None for one speaker.
+    time: `(1, 6, dim)` float32. rotation: of the tokens computed here, which are `own`. audio_tokens:
+    `(1, T, tokens, audio_token_dim)`. speaker_masks: None for one speaker.
     """
 
     time: Tensor
@@ -55,6 +57,7 @@ class BlockInputs:
     context: Context
     audio_tokens: Tensor
     speaker_masks: SpeakerMasks | None
+    own: TokenShare
 
 
 class RMSNorm(nn.Module):
@@ -92,13 +95,16 @@ class SelfAttention(nn.Module):
         k = rms_rotate(self.k(x), self.norm_k.weight, self.norm_k.eps, rotation, self.num_heads)
         return q, k, _split_heads(self.v(x), self.num_heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, masks: SpeakerMasks | None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: SpeakerMasks | None, own: TokenShare
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend; with masks, also say to which speaker each token attends.
 
-        Args: q, k, v: of `project`. Returns: `(1, N, dim)` and the speaker map `(3, N)` or None.
+        Args: q, k, v: of `project`. Returns: `(1, n, dim)` and the speaker map of all tokens, `(3, N)`, or None.
         """
-        speaker_map = None if masks is None else map_speakers(q, k, masks)
-        return self.o(attention(q, k, v).flatten(2)), speaker_map
+        q, k, v = own.to_heads(q, k, v)
+        speaker_map = None if masks is None else own.mean_over_heads(map_speakers(q, k, masks))
+        return self.o(own.to_tokens(attention(q, k, v)).flatten(2)), speaker_map
 
 
 class CrossAttention(nn.Module):
@@ -146,16 +152,16 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """`(1, N, dim)` to `(1, N, dim)`, both in the compute dtype."""
+        """`(1, n, dim)` to `(1, n, dim)`, both in the compute dtype, for the `n` tokens that are computed here."""
         modulation = (self.modulation + inputs.time).unbind(1)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
 
         q, k, v = self.self_attn.project(norm_modulate(x, shift1, scale1, self.norm1.eps), inputs.rotation)
-        change, speaker_map = self.self_attn(q, k, v, inputs.speaker_masks)
+        change, speaker_map = self.self_attn(q, k, v, inputs.speaker_masks, inputs.own)
         del q, k, v
         x, z = add_norm(x, change, gate1, self.norm3)
         x, z = add_norm(x, self.cross_attn(z, inputs.context), None, self.norm_x)
-        change = self.audio_cross_attn(z, inputs.audio_tokens, speaker_map)
+        change = self.audio_cross_attn(z, inputs.audio_tokens, speaker_map, inputs.own)
         x, z = add_norm_modulate(x, change, shift2, scale2, self.norm2.eps)
         for some_x, some_z in zip(slices(x), slices(z), strict=True):
             gated_sum(some_x, gate2, self.feed_forward(some_z), out=some_z)

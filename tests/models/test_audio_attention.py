@@ -19,6 +19,7 @@ from infinitalk_cli.models.audio_attention import (
     speaker_positions,
 )
 from infinitalk_cli.models.config import DiTConfig
+from infinitalk_cli.models.tokens import all_tokens
 
 CONFIG = DiTConfig(
     dim=32,
@@ -164,7 +165,8 @@ class TestCrossAttention:
         tokens = torch.randn(1, 3, 4, 5)
         changed = tokens.clone()
         changed[:, 1] += 1
-        difference = (attend(x, changed, None) - attend(x, tokens, None)).abs().amax(dim=-1)[0]
+        before, after = (attend(x, heard, None, all_tokens(12)) for heard in (tokens, changed))
+        difference = (after - before).abs().amax(dim=-1)[0]
         assert (difference > 1e-4).tolist() == [False] * 4 + [True] * 4 + [False] * 4
 
     def test_tokens_hear_the_speaker_they_look_at_most(self) -> None:
@@ -181,7 +183,7 @@ class TestCrossAttention:
         tokens[:, :, 4:] = -1
         values.fill_(0.2)  # speaker 1 adds +1 to every value, speaker 2 adds -1
         speaker_map = torch.tensor([[0.6, 0.2, 0.0, 0.3], [0.0, 0.2, 0.6, 0.2], [0.1, 0.3, 0.1, 0.9]])
-        attend(x, tokens, speaker_map)
+        attend(x, tokens, speaker_map, all_tokens(4))
         heard = seen[0].mean(dim=-1)[0] - 8.0
         assert heard[0] > 0.9  # position 4, near speaker 1
         assert heard[2] < -0.9  # position 24, near speaker 2
