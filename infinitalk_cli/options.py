@@ -20,6 +20,7 @@ from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.estimate import all_parameters
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
+from infinitalk_cli.options_media import DubbingOptions
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
 from infinitalk_cli.request import GenerateRequest, LoraFile, check_request, parse_lora
@@ -113,8 +114,8 @@ class TextEncoderPlace(str, Enum):
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """Everything that `talk generate` can be told."""
+class MainOptions:
+    """Job, output, quality and machine."""
 
     input_json: Annotated[
         Path | None,
@@ -287,6 +288,11 @@ class GenerateOptions:
     ] = False
 
 
+@dataclass(frozen=True)
+class GenerateOptions(DubbingOptions, MainOptions):
+    """Everything that `talk generate` can be told; the help shows the last base first."""
+
+
 def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Let a command that takes one dataclass show that dataclass's fields to Typer as its options."""
 
@@ -343,6 +349,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         step_cache_threshold=threshold if options.teacache_threshold is None else options.teacache_threshold,
         color_strength=options.color_strength,
         reference_by_index=options.reference_by_index,
+        source=options.source_wishes,
         resident_parameters=resident_parameters(profile),
         convert=not options.no_convert,
     )

@@ -11,13 +11,14 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
 from infinitalk_cli.media.part_name import part_path_of, whole_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
+from infinitalk_cli.wishes import SourceWishes
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
@@ -39,9 +40,9 @@ class GenerateRequest:
     `profile`: with the user's wishes in it. `weights_dir`: None for the demo weights. `max_seconds`: cut the video
     there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None
     for off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames
-    by number, as the reference program does, not by time. `device`: "auto", "cpu", "cuda" or "cuda:N".
-    `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are streamed; None for as many
-    as find room. `convert`: make compact weights first if that pays.
+    by number, as the reference program does, not by time. `source`: what is done with a source video. `device`: "auto",
+    "cpu", "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are
+    streamed; None for as many as find room. `convert`: make compact weights first if that pays.
     """
 
     job: Job
@@ -59,6 +60,7 @@ class GenerateRequest:
     step_cache_threshold: float | None = None
     color_strength: float = 1.0
     reference_by_index: bool = False
+    source: SourceWishes = field(default_factory=SourceWishes)
     resident_parameters: int | None = None
     convert: bool = True
 
@@ -117,6 +119,7 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"--max-seconds must be above 0, not {request.max_seconds:g}"
     if request.step_cache_threshold is not None and not 0 < request.step_cache_threshold < math.inf:
         yield f"--teacache-threshold must be above 0, not {request.step_cache_threshold:g}"
+    yield from request.source.problems(by_index=request.reference_by_index)
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:
         yield f"--device must be auto, cpu, cuda or cuda:N, not {request.device!r}"
 

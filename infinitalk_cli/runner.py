@@ -41,6 +41,7 @@ from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_networks import compute_dtype, load_networks
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
+from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.sampling.conditioning import AudioEmbeds, Conditioning, ReversedTail
 from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
@@ -102,13 +103,15 @@ def generate(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user gave, read. `masks`: where two speakers are in the picture, None for one."""
+    """What the user gave, read. `masks`: where two speakers are in the picture, None for one. `cuts`: first frames of
+    the source's scenes."""
 
     speech: SpeechTracks
     reference: Reference
     loras: Sequence[Lora]
     settings: SamplingSettings
     masks: torch.Tensor | None
+    cuts: tuple[int, ...]
 
 
 def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress, on_note: OnNote) -> Inputs:
@@ -124,13 +127,16 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
         BUCKETS[request.profile.size],
         is_video=job.is_video,
         by_index=request.reference_by_index,
+        short_source=request.source.short_source,
     )
+    settings = sampling_settings(request, num_output_frames(speech.duration_s))
     return Inputs(
         speech=speech,
         reference=reference,
         loras=[read_lora(lora.path, lora.scale) for lora in request.loras],
-        settings=sampling_settings(request, num_output_frames(speech.duration_s)),
+        settings=settings,
         masks=place_speakers(job, reference),
+        cuts=scene_cuts(request, reference, settings.max_frames or 0, on_note),
     )
 
 
@@ -145,6 +151,7 @@ def make_conditioning(
         audio=embed_speech(files, inputs.speech),
         reference=inputs.reference,
         speaker_masks=inputs.masks,
+        cuts=inputs.cuts,
         height=inputs.reference.crop.height,
         width=inputs.reference.crop.width,
     )

@@ -41,6 +41,7 @@ DATA = (
     "estimate",
     "settings_files",
     "request",
+    "wishes",
     "weights",
     "compact",
     "hardware*",
@@ -50,7 +51,7 @@ DATA = (
 SHELL = (
     *DATA,
     "console",
-    "options",
+    "options*",
     "run_choice",
     "run_reports",
     "profiles_commands",
@@ -105,8 +106,9 @@ ROOMS = (
     Room(("profiles_commands",), may=("console", "run_choice", "run_reports", *DATA)),
     Room(("doctor_commands",), may=("console", "errors"), inside=("doctor*",)),
     Room(("doctor_reports",), may=("", "doctor*", "options", "run_choice", "run_reports", *DATA)),
-    Room(("request",), may=("errors", "job", "profiles", "media.part_name")),
-    Room(("options", "run_choice"), may=(*DATA, "models.config"), inside=("manifest",)),
+    Room(("wishes",)),
+    Room(("request",), may=("errors", "job", "profiles", "wishes", "media.part_name")),
+    Room(("options*", "run_choice"), may=(*DATA, "models.config"), inside=("manifest",)),
     Room(
         ("doctor", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),
         may=DATA,
@@ -119,7 +121,7 @@ ROOMS = (
     Room(("parallel*",), may=("errors", "models*"), heavy=True),
     Room(
         (
-            *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
+            *("runner", "run_networks", "run_scenes", "run_plan", "run_progress", "run_prompts"),
             *("kernel_wish", "networks", "convert", "measure", "demo*"),
         ),
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),

@@ -1,0 +1,87 @@
+"""What the user may wish about the source video, the sound and speech from text, as frozen data with its checks.
+
+The defaults give what the reference programs give, but for two things that they do by mistake: a source video is read
+by time and its scenes are kept apart, and the mp4 gets the original sound instead of the levelled 16 kHz copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ShortSource = Literal["hold", "loop", "ping-pong"]
+Scenes = Literal["auto", "on", "off"]
+OutputSound = Literal["speech", "source", "none"]
+
+SPEECH_LUFS = -23.0
+"""Loudness at which the audio encoder hears speech, in the reference programs and here."""
+
+QUIETEST_LUFS, LOUDEST_LUFS = -60.0, -5.0
+
+
+@dataclass(frozen=True)
+class SourceWishes:
+    """`short_source`: what a source video shows once it is over. `scenes`: whether its cuts are looked for; with
+    "auto" they are if the optional packages are there."""
+
+    short_source: ShortSource = "hold"
+    scenes: Scenes = "auto"
+
+    def problems(self, *, by_index: bool) -> Iterator[str]:
+        """What can't work, each with its option. `by_index`: frames are taken by number, not by time."""
+        if by_index and self.short_source != "hold":
+            yield f"--reference-by-index goes by frame numbers: it can't go with --short-source {self.short_source}"
+        if by_index and self.scenes == "on":
+            yield "--reference-by-index goes by frame numbers: it can't go with --scenes on"
+
+
+@dataclass(frozen=True)
+class SoundWishes:
+    """How the recordings become what the network hears and what the mp4 plays.
+
+    `output_sound`: the recordings themselves, the source video's own sound, or none; `output_audio` is a file that
+    plays instead. `drive_lufs`: loudness at which the network hears them, None as recorded. `output_lufs`: the same for
+    the mp4. `start_s`, `end_s`: the stretch of the timeline that is used. `trim_silence`: leave out silence before the
+    first word and after the last. `close_mouth`: drive pauses by the features of silence.
+    """
+
+    output_sound: OutputSound = "speech"
+    output_audio: Path | None = None
+    drive_lufs: float | None = SPEECH_LUFS
+    output_lufs: float | None = None
+    start_s: float = 0.0
+    end_s: float | None = None
+    trim_silence: bool = False
+    close_mouth: bool = False
+
+    def problems(self) -> Iterator[str]:
+        """What can't work, each with its option."""
+        for option, lufs in (("--drive-loudness", self.drive_lufs), ("--output-loudness", self.output_lufs)):
+            if lufs is not None and not QUIETEST_LUFS <= lufs <= LOUDEST_LUFS:
+                yield f"{option} must be from {QUIETEST_LUFS:g} to {LOUDEST_LUFS:g} LUFS, or off, not {lufs:g}"
+        if not 0 <= self.start_s < math.inf:
+            yield f"--audio-start must be from 0 s up, not {self.start_s:g}"
+        if self.end_s is not None and not self.start_s < self.end_s < math.inf:
+            yield f"--audio-end must lie behind --audio-start ({self.start_s:g} s), not at {self.end_s:g} s"
+
+
+@dataclass(frozen=True)
+class VoiceWishes:
+    """Speech from text. `voices`: per speaker, names or files; those of the job come first. `speed`: 1 is as trained.
+    `pause_s`: silence between two turns of a dialogue."""
+
+    voices: tuple[str, ...] = ()
+    speed: float = 1.0
+    pause_s: float = 0.0
+
+    def problems(self) -> Iterator[str]:
+        """What can't work, each with its option."""
+        if not 0.5 <= self.speed <= 2:
+            yield f"--speed must be from 0.5 to 2, not {self.speed:g}"
+        if not 0 <= self.pause_s <= 60:
+            yield f"--pause must be from 0 to 60 s, not {self.pause_s:g}"
+        if len(self.voices) > 2:
+            yield f"--voice is given {len(self.voices)} times, but there are two speakers at most"
