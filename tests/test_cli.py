@@ -176,12 +176,11 @@ def test_prompts_on_the_command_line_win_over_the_job_file(desk: Path, engine: E
     assert (engine.request.job.prompt, engine.request.job.negative_prompt) == ("Another.", "blur")
 
 
-def test_a_prompt_on_the_command_line_makes_up_for_one_missing_in_the_job_file(desk: Path, engine: Engine) -> None:
+@pytest.mark.parametrize(("options", "prompt"), [(["--prompt", "Said."], "Said."), ([], DEFAULT_PROMPT)])
+def test_a_job_file_may_leave_the_prompt_out(desk: Path, engine: Engine, options: list[str], prompt: str) -> None:
     (desk / "job.json").write_text('{"cond_image": "face.png", "cond_audio": {"person1": "a.wav"}}')
-    assert generate("job.json").exit_code == 0
-    assert engine.request.job.prompt == DEFAULT_PROMPT
-    assert generate("job.json", "--prompt", "Said.").exit_code == 0
-    assert engine.request.job.prompt == "Said."
+    assert generate("job.json", *options).exit_code == 0
+    assert engine.request.job.prompt == prompt
 
 
 def test_a_failing_run_leaves_no_folder_behind(desk: Path, engine: Engine) -> None:
