@@ -139,7 +139,7 @@ def download(options: DownloadOptions) -> None:
     with errors_as_exit_codes(console):
         weights_dir = find_weights_dir(options.weights_dir)
         need = wanted_need(options, console)
-        files = wanted_files(options, need, weights_dir)
+        files = wanted_files(options, need, weights_dir, console)
         if options.dry_run:
             from infinitalk_cli.weights_reports import plan_record, plan_table
 
@@ -152,14 +152,18 @@ def download(options: DownloadOptions) -> None:
             console.result(str(weights_dir), record)
 
 
-def wanted_files(options: DownloadOptions, need: "Need", weights_dir: Path) -> "Sequence[HubFile]":
-    """The published files that the options ask for, but for those that compact files here have replaced."""
-    from infinitalk_cli.download_plan import without_replaced
+def wanted_files(options: DownloadOptions, need: "Need", weights_dir: Path, console: Console) -> "Sequence[HubFile]":
+    """The published files that the options ask for, but for those that other files here have replaced."""
+    from infinitalk_cli.download_plan import repackaged_parts, without_replaced
     from infinitalk_cli.manifest import at_revisions, only_files, plan_files
 
     files = plan_files(need)
-    files = only_files(files, options.only) if options.only else without_replaced(files, need, weights_dir)
-    return at_revisions(files, options.revision or ())
+    if options.only:
+        return at_revisions(only_files(files, options.only), options.revision or ())
+    for purpose, path in repackaged_parts(need, weights_dir).items():
+        place = path.relative_to(weights_dir).as_posix()
+        console.note(f"note: {place} serves as {purpose}; --only {purpose} fetches the published files")
+    return at_revisions(without_replaced(files, need, weights_dir), options.revision or ())
 
 
 def wanted_need(options: DownloadOptions, console: Console) -> "Need":

@@ -18,7 +18,8 @@ from infinitalk_cli.errors import DoesNotFitError, WeightsError
 from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
 from infinitalk_cli.manifest import HubFile, Need, Purpose
 from infinitalk_cli.part_file import part_path
-from infinitalk_cli.weights import COMPACT_FORMS
+from infinitalk_cli.repackaged import Kind, find_repackaged
+from infinitalk_cli.weights import COMPACT_FORMS, Quant, repackaged_transformer
 from infinitalk_cli.weights_record import Entry, Record
 
 State = Literal["have", "check", "link", "need"]
@@ -141,14 +142,40 @@ def plan_offline(files: Sequence[HubFile], weights_dir: Path, record: Record, hu
 
 
 def without_replaced(files: Sequence[HubFile], need: Need, weights_dir: Path) -> tuple[HubFile, ...]:
-    """The files that a run still reads where compact files have taken the place of others.
+    """The files that a run still reads where compact files or another program's have taken the place of others.
 
     Raises: WeightsError: if a compact file is damaged.
     """
     replaced = {
         purpose for purpose, place in replacing_places(need).items() if is_current(weights_dir / place, weights_dir)
     }
+    replaced |= repackaged_parts(need, weights_dir).keys()
     return tuple(file for file in files if file.purpose not in replaced or file.path.endswith(".json"))
+
+
+def repackaged_parts(need: Need, weights_dir: Path) -> dict[Purpose, Path]:
+    """What another program's files in the tree serve for, in the form that this need asks for."""
+    found: dict[Purpose, Path | None] = {
+        purpose: find_repackaged(weights_dir, *kinds) for purpose, kinds in _repackaged_kinds(need).items()
+    }
+    if need.quant != "none" and not need.merged_lora:
+        apart = repackaged_transformer(weights_dir, need.engine, need.num_speakers, need.quant)
+        found["transformer"] = apart[0][0] if apart else None
+    return {purpose: path for purpose, path in found.items() if path is not None}
+
+
+def _repackaged_kinds(need: Need) -> dict[Purpose, tuple[Kind, ...]]:
+    texts: dict[Quant, tuple[Kind, ...]] = {
+        "none": ("text_none",),
+        "fp8": ("text_fp8",),
+        "int8": ("text_int8", "text_fp8"),
+    }
+    kinds: dict[Purpose, tuple[Kind, ...]] = {"text": texts[need.quant], "image": ("image",), "vae": ("vae",)}
+    if need.quant == "none":
+        kinds["transformer"] = ("base_none",)
+        if need.engine == "infinitetalk":
+            kinds["adapter"] = ("adapter_single" if need.num_speakers == 1 else "adapter_multi",)
+    return {**kinds, "audio": ("audio",)}
 
 
 def replacing_places(need: Need) -> dict[Purpose, str]:

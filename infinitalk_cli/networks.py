@@ -25,6 +25,7 @@ from infinitalk_cli.memory.keymaps import (
 from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, open_tensors
 from infinitalk_cli.memory.lora import Lora, LoraReport, apply_loras
 from infinitalk_cli.memory.quant import keep_exact, quantize_on_load, swap_quantized_linears
+from infinitalk_cli.memory.repackaged import published_image_encoder, published_text_encoder, published_vae
 from infinitalk_cli.models.audio_encoder import AudioEncoder
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
@@ -106,7 +107,8 @@ def build_text_encoder(files: WeightFiles, *, dtype: torch.dtype, device: Device
 def make_text_encoder(
     tensors: Mapping[str, TensorRef], tokenizer: Tokenizer, *, dtype: torch.dtype, device: Device
 ) -> TextEncoder:
-    """UMT5 from tensors under their published names; its sizes are read off their shapes."""
+    """UMT5 from tensors under any known names; its sizes are read off their shapes."""
+    tensors = published_text_encoder(tensors)
     config = read_sizes(TextEncoderConfig.from_shapes, shapes_of(tensors), _paths(tensors))
     with torch.device("meta"):
         encoder = TextEncoder(config, tokenizer)
@@ -128,7 +130,8 @@ def build_image_encoder(files: WeightFiles, *, dtype: torch.dtype, device: Devic
 
 
 def make_image_encoder(tensors: Mapping[str, TensorRef], *, dtype: torch.dtype, device: Device) -> ImageEncoder:
-    """CLIP's vision tower from tensors under their published names; its sizes are read off their shapes."""
+    """CLIP's vision tower from tensors under any known names; its sizes are read off their shapes."""
+    tensors = published_image_encoder(tensors)
     config = read_sizes(ImageEncoderConfig.from_shapes, shapes_of(tensors), _paths(tensors))
     with torch.device("meta"):
         encoder = ImageEncoder(config)
@@ -143,7 +146,8 @@ def build_vae(files: WeightFiles, *, dtype: torch.dtype = torch.float32, device:
 
 
 def make_vae(tensors: Mapping[str, TensorRef], *, dtype: torch.dtype, device: Device) -> VideoVAE:
-    """The video VAE from tensors under their published names; its sizes are read off their shapes."""
+    """The video VAE from tensors under any known names; its sizes are read off their shapes."""
+    tensors = published_vae(tensors)
     config = read_sizes(VAEConfig.from_shapes, shapes_of(tensors), _paths(tensors))
     with torch.device("meta"):
         vae = VideoVAE(config)

@@ -2,8 +2,9 @@
 
 The layouts are those of the published downloads: the base model, the speech encoder and the InfiniteTalk or MultiTalk
 files side by side, or MultiTalk's transformer copied into the base folder as its guide says. Finding files is all that
-happens here; nothing is opened but the small index of the shards and the headers of compact files, which are preferred
-where they still say what their sources say.
+happens here; nothing is opened but the small index of the shards and headers: those of compact files, which are
+preferred where they still say what their sources say, and those of other programs' files under names that nobody knows,
+which serve where the published ones are not there (`repackaged.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from infinitalk_cli.compact import FOLDER as COMPACT
 from infinitalk_cli.compact import IMAGE_ENCODER as COMPACT_IMAGE_ENCODER
 from infinitalk_cli.compact import Form, is_current, text_encoder_place, transformer_place
 from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.repackaged import Kind, find_repackaged
 
 Quant = Literal["none", "fp8", "int8"]
 Engine = Literal["infinitetalk", "multitalk"]
@@ -30,7 +32,6 @@ SPEECH = "chinese-wav2vec2-base"
 INFINITETALK = "InfiniteTalk"
 MULTITALK = "MeiGen-MultiTalk"
 MULTITALK_ADAPTER = "multitalk.safetensors"
-REPACKAGED = "repackaged"
 SHARD_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 NUM_PUBLISHED_SHARDS = 7
 PLAIN_TEXT_ENCODER = f"{BASE}/models_t5_umt5-xxl-enc-bf16.pth"
@@ -40,32 +41,6 @@ COMPACT_FORMS: dict[Quant, Form] = {"none": "bf16", "fp8": "fp8", "int8": "int8"
 
 QUANTISED_TEXT_ENCODERS: dict[Quant, tuple[Quant, ...]] = {"none": (), "fp8": ("fp8",), "int8": ("int8", "fp8")}
 """Which 8-bit text encoders go with a transformer, the best first: InfiniteTalk publishes no int8 one."""
-
-
-REPACKAGED_BASES = (
-    "wan2.1_i2v_480p_14B_bf16.safetensors",
-    "wan2.1_i2v_480p_14B_fp16.safetensors",
-    "Wan2_1-I2V-14B-480p_fp8_e4m3fn_scaled_KJ.safetensors",
-    "wan2.1_i2v_480p_14B_fp8_scaled.safetensors",
-    "Wan2_1-I2V-14B-480p_fp8_e5m2_scaled_KJ.safetensors",
-    "Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors",
-    "wan2.1_i2v_480p_14B_fp8_e4m3fn.safetensors",
-)
-REPACKAGED_ADAPTERS: dict[str, tuple[str, ...]] = {
-    "single": (
-        "Wan2_1-InfiniTetalk-Single_fp16.safetensors",
-        "wan2.1_infiniteTalk_single_fp16.safetensors",
-        "Wan2_1-InfiniteTalk-Single_fp8_e4m3fn_scaled_KJ.safetensors",
-        "Wan2_1-InfiniteTalk-Single_fp8_e5m2_scaled_KJ.safetensors",
-    ),
-    "multi": (
-        "Wan2_1-InfiniteTalk-Multi_fp16.safetensors",
-        "wan2.1_infiniteTalk_multi_fp16.safetensors",
-        "Wan2_1-InfiniteTalk-Multi_fp8_e4m3fn_scaled_KJ.safetensors",
-        "Wan2_1-InfiniteTalk-Multi_fp8_e5m2_scaled_KJ.safetensors",
-    ),
-}
-"""Other programs' forms of base and adapter, taken where the published files are not there; the best first."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +117,6 @@ def locate(
     base, speech = weights_dir / BASE, weights_dir / SPEECH
     shards, adapter = _transformer(weights_dir, engine, num_speakers, quant, adapter)
     text_encoder, text_encoder_quant = _text_encoder(weights_dir, quant)
-    image_encoder = weights_dir / COMPACT_IMAGE_ENCODER
     files = WeightFiles(
         dit_config=base / "config.json",
         dit_shards=shards,
@@ -152,9 +126,9 @@ def locate(
         text_encoder=text_encoder,
         text_encoder_quant=text_encoder_quant,
         tokenizer=base / "google" / "umt5-xxl" / "tokenizer.json",
-        image_encoder=image_encoder if is_current(image_encoder, weights_dir) else weights_dir / IMAGE_ENCODER,
-        vae=base / "Wan2.1_VAE.pth",
-        audio_encoder=speech / "model.safetensors",
+        image_encoder=_image_encoder(weights_dir),
+        vae=_or_repackaged(base / "Wan2.1_VAE.pth", weights_dir, "vae"),
+        audio_encoder=_or_repackaged(speech / "model.safetensors", weights_dir, "audio"),
         audio_encoder_config=speech / "config.json",
         audio_preprocessor_config=speech / "preprocessor_config.json",
     )
@@ -164,8 +138,7 @@ def locate(
 
 def plain_transformer(weights_dir: Path, *, num_speakers: int, engine: Engine) -> tuple[tuple[Path, ...], Path]:
     """The base transformer's files and the adapter, in the form in which they are published; missing ones too."""
-    shards = _base_shards(weights_dir / BASE, weights_dir / REPACKAGED)
-    return shards, _first_present(_adapters(weights_dir, engine, num_speakers))
+    return _base_shards(weights_dir), _first_present(_adapters(weights_dir, engine, num_speakers))
 
 
 def all_paths(files: WeightFiles) -> tuple[Path, ...]:
@@ -190,9 +163,9 @@ def _adapters(weights_dir: Path, engine: Engine, num_speakers: int) -> Sequence[
         return weights_dir / MULTITALK / MULTITALK_ADAPTER, weights_dir / BASE / MULTITALK_ADAPTER
     kind = "single" if num_speakers == 1 else "multi"
     published = weights_dir / INFINITETALK
-    repackaged = (weights_dir / REPACKAGED / name for name in REPACKAGED_ADAPTERS[kind])
+    repackaged = find_repackaged(weights_dir, "adapter_single" if num_speakers == 1 else "adapter_multi")
     cast_to_8_bits = published / "comfyui" / f"infinitetalk_{kind}.safetensors"
-    return published / kind / "infinitetalk.safetensors", *repackaged, cast_to_8_bits
+    return published / kind / "infinitetalk.safetensors", *([repackaged] if repackaged else []), cast_to_8_bits
 
 
 def _transformer(
@@ -204,7 +177,8 @@ def _transformer(
     """
     whole = _whole_transformers(weights_dir, engine, num_speakers, quant)
     if quant != "none":
-        return (next(iter(whole), _quantised(weights_dir, engine, num_speakers, quant)[0]),), None
+        apart = None if whole else repackaged_transformer(weights_dir, engine, num_speakers, quant)
+        return apart or ((next(iter(whole), _quantised(weights_dir, engine, num_speakers, quant)[0]),), None)
     shards, own_adapter = plain_transformer(weights_dir, num_speakers=num_speakers, engine=engine)
     if adapter is not None:
         return shards, adapter
@@ -212,6 +186,16 @@ def _transformer(
     if whole and (whole[0] == plain or not all(path.is_file() for path in (*shards, own_adapter))):
         return (whole[0],), None
     return shards, own_adapter
+
+
+def repackaged_transformer(
+    weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant
+) -> tuple[tuple[Path], Path] | None:
+    """Another program's base in the wanted form, with an adapter in any; None if they are not both there."""
+    kinds: dict[Quant, Kind] = {"none": "base_none", "fp8": "base_fp8", "int8": "base_int8"}
+    base = find_repackaged(weights_dir, kinds[quant])
+    adapter = _first_present(_adapters(weights_dir, engine, num_speakers))
+    return ((base,), adapter) if base and adapter.is_file() else None
 
 
 def _whole_transformers(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quant) -> list[Path]:
@@ -239,35 +223,58 @@ def _quantised(weights_dir: Path, engine: Engine, num_speakers: int, quant: Quan
 
 
 def _text_encoder(weights_dir: Path, quant: Quant) -> tuple[Path, Quant]:
-    """The text encoder and its form: an 8-bit one from either model's folder, or the plain one if that is there."""
-    for form in QUANTISED_TEXT_ENCODERS[quant]:
+    """The text encoder and its form: of the wanted one, else of another that is there; the published one if none is."""
+    wanted, plain = QUANTISED_TEXT_ENCODERS[quant], weights_dir / PLAIN_TEXT_ENCODER
+    # other programs' 8-bit files are the last resort of a plain run
+    forms: tuple[Quant, ...] = (*wanted, "none") if wanted else ("none", "fp8", "int8")
+    for form in forms:
+        found = _text_encoder_in(weights_dir, form, published=form in wanted or form == "none")
+        if found is not None:
+            return found, form
+    if not wanted:
+        return plain, "none"
+    return weights_dir / INFINITETALK / "quant_models" / f"t5_{wanted[0]}.safetensors", wanted[0]
+
+
+def _text_encoder_in(weights_dir: Path, form: Quant, *, published: bool) -> Path | None:
+    """The text encoder in one form: compact, published, repackaged. Args: published: false for the last alone."""
+    if published:
         compact = weights_dir / text_encoder_place(COMPACT_FORMS[form])
         if is_current(compact, weights_dir):
-            return compact, form
-        for folder in (INFINITETALK, MULTITALK):
-            published = weights_dir / folder / "quant_models" / f"t5_{form}.safetensors"
-            if published.is_file():
-                return published, form
-    plain = weights_dir / PLAIN_TEXT_ENCODER
-    compact = weights_dir / text_encoder_place("bf16")
+            return compact
+        places = [weights_dir / PLAIN_TEXT_ENCODER]
+        if form != "none":
+            folders = (INFINITETALK, MULTITALK)
+            places = [weights_dir / folder / "quant_models" / f"t5_{form}.safetensors" for folder in folders]
+        if present := [place for place in places if place.is_file()]:
+            return present[0]
+    kinds: dict[Quant, Kind] = {"none": "text_none", "fp8": "text_fp8", "int8": "text_int8"}
+    return find_repackaged(weights_dir, kinds[form])
+
+
+def _image_encoder(weights_dir: Path) -> Path:
+    compact = weights_dir / COMPACT_IMAGE_ENCODER
     if is_current(compact, weights_dir):
-        return compact, "none"
-    if quant == "none" or plain.is_file():
-        return plain, "none"
-    first = QUANTISED_TEXT_ENCODERS[quant][0]
-    return weights_dir / INFINITETALK / "quant_models" / f"t5_{first}.safetensors", first
+        return compact
+    return _or_repackaged(weights_dir / IMAGE_ENCODER, weights_dir, "image")
 
 
-def _base_shards(base: Path, repackaged: Path) -> tuple[Path, ...]:
+def _or_repackaged(published: Path, weights_dir: Path, kind: Kind) -> Path:
+    """The published file, or another program's if that alone is there."""
+    return published if published.is_file() else find_repackaged(weights_dir, kind) or published
+
+
+def _base_shards(weights_dir: Path) -> tuple[Path, ...]:
     """The base transformer's files by its index, else by name; missing ones too. An adapter in the index is not one.
 
     If none is there, a repackaged base if there is one.
     """
+    base = weights_dir / BASE
     index = base / SHARD_INDEX
     if not index.is_file() and not any(base.glob("diffusion_pytorch_model*.safetensors")):
-        found = [repackaged / name for name in REPACKAGED_BASES if (repackaged / name).is_file()]
-        if found:
-            return (found[0],)
+        repackaged = find_repackaged(weights_dir, "base_none", "base_fp8", "base_int8")
+        if repackaged:
+            return (repackaged,)
     names = _indexed_names(index) if index.is_file() else _names_by_pattern(base)
     return tuple(base / name for name in sorted(names - {MULTITALK_ADAPTER}))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infinitalk_cli import weights
     from infinitalk_cli.hub import RemoteFile
     from infinitalk_cli.manifest import HubFile, Need
-    from infinitalk_cli.weights_import import Imported, Match
+    from infinitalk_cli.weights_import import Imported, Match, Wanted
     from infinitalk_cli.weights_tree import TreeFile
 
 WeightsDirOption = Annotated[
@@ -151,7 +151,7 @@ def import_weights(
     """
     console = Console(as_json=as_json)
     with errors_as_exit_codes(console):
-        from infinitalk_cli.weights_import import Sources, find_matches, wanted_places
+        from infinitalk_cli.weights_import import wanted_places
         from infinitalk_cli.weights_record import locked
         from infinitalk_cli.weights_reports import import_record, import_table
 
@@ -159,14 +159,31 @@ def import_weights(
             raise InputError(f"no such folder: {folder}")
         target = find_weights_dir(weights_dir)
         wanted = wanted_places(target, remote_files(offline=offline, console=console))
-        console.note(f"comparing the files of {folder}")
-        matches = list(find_matches(wanted, Sources(folder)))
+        matches = compare_all(wanted, folder, target, console)
         if dry_run:
             console.result(import_table(matches, []), import_record(matches, []))
             return
         with locked(target, console.note):
             done = bring_all(matches, target, console, symlink=symlink)
         console.result(import_table(matches, done), import_record(matches, done))
+
+
+def compare_all(wanted: Sequence["Wanted"], folder: Path, target: Path, console: Console) -> list["Match"]:
+    """What of the folder belongs into the tree, with progress, for large files take their time to read."""
+    from infinitalk_cli.download import Meter
+    from infinitalk_cli.weights_import import Sources, find_matches, find_other_forms
+
+    console.note(f"comparing the files of {folder}")
+    with console.progress() as on_progress:
+
+        def count(num_bytes: int) -> None:
+            meter.add(num_bytes)
+            on_progress(meter.read())
+
+        sources = Sources(folder, count)
+        meter = Meter(sources.bytes_to_compare(wanted), stage="compare")
+        matches = list(find_matches(wanted, sources))
+        return [*matches, *find_other_forms(target, matches, sources)]
 
 
 def bring_all(matches: Sequence["Match"], target: Path, console: Console, *, symlink: bool) -> list["Imported"]:

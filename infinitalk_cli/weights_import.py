@@ -1,34 +1,64 @@
 """Take weights from a folder that another program or another download filled, without a second copy.
 
 Files are recognised by what they hold: a length and a digest that the hub or the list of published sums states, under
-any name, be it in a tree as the guides lay it out, a cache of the hub, or the folders of other programs. Only where no
-digest is known (offline, for files whose sums nobody published) does the name decide, and the file is then marked as
-not verified. On the same disk both folders share one file (a hard link); from another disk it is copied, or linked by
-name if that is asked for. The source folder is never changed.
+any name, be it in a tree as the guides lay it out, a cache of the hub, or the folders of other programs. Where no
+digest is known (offline, for files whose sums nobody published) the name decides, and for other programs' forms of
+encoders, VAE and adapters the names and shapes of the tensors; such a file is marked as not verified. On the same disk
+both folders share one file (a hard link); from another disk it is copied, or linked by name if that is asked for. The
+source folder is never changed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from infinitalk_cli.compact import IMAGE_ENCODER as COMPACT_IMAGE_ENCODER
+from infinitalk_cli.compact import text_encoder_place
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.file_headers import header_problem
 from infinitalk_cli.hub import RemoteFile
 from infinitalk_cli.manifest import HubFile, all_files
 from infinitalk_cli.part_file import READ_BYTES, Digest, Hasher, PartFile, disk_errors, hash_file
 from infinitalk_cli.published import PUBLISHED, published_at
-from infinitalk_cli.weights import REPACKAGED, REPACKAGED_ADAPTERS, REPACKAGED_BASES
+from infinitalk_cli.repackaged import (
+    FOLDER,
+    KNOWN_NAMES,
+    Kind,
+    by_preference,
+    find_repackaged,
+    has_published_shapes,
+    is_other_model,
+    kind_by_content,
+    kind_of,
+)
+from infinitalk_cli.weights import BASE, IMAGE_ENCODER, INFINITETALK, MULTITALK, PLAIN_TEXT_ENCODER, SPEECH
 from infinitalk_cli.weights_record import Record
 from infinitalk_cli.weights_tree import walk
 
 Way = Literal["linked", "copied", "symlinked"]
 OnBytes = Callable[[int], None]
 
-READABLE_REPACKAGED = {*REPACKAGED_BASES, *(name for names in REPACKAGED_ADAPTERS.values() for name in names)}
+READABLE = {name for names in KNOWN_NAMES.values() for name in names}
+
+BETTER: dict[Kind, tuple[str, ...]] = {
+    "base_none": (f"{BASE}/diffusion_pytorch_model-00001-of-00007.safetensors",),
+    "adapter_single": (f"{INFINITETALK}/single/infinitetalk.safetensors",),
+    "adapter_multi": (f"{INFINITETALK}/multi/infinitetalk.safetensors",),
+    "text_none": (PLAIN_TEXT_ENCODER, text_encoder_place("bf16")),
+    "text_fp8": (
+        *(f"{folder}/quant_models/t5_fp8.safetensors" for folder in (INFINITETALK, MULTITALK)),
+        text_encoder_place("fp8"),
+    ),
+    "text_int8": (f"{MULTITALK}/quant_models/t5_int8.safetensors", text_encoder_place("int8")),
+    "image": (IMAGE_ENCODER, COMPACT_IMAGE_ENCODER),
+    "vae": (f"{BASE}/Wan2.1_VAE.pth",),
+    "audio": (f"{SPEECH}/model.safetensors",),
+}
+"""Places of the files that a run prefers to another program's of this kind."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +74,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Match:
-    """A file of the other folder and its place in ours. `verified`: by its digest, not by its name alone."""
+    """A file of the other folder and its place in ours. `verified`: by its digest, not by its name or header alone."""
 
     wanted: Wanted
     source: Path
@@ -83,6 +113,11 @@ class Sources:
         """Those of this length."""
         return self._by_size.get(size, [])
 
+    def bytes_to_compare(self, wanted: Iterable[Wanted]) -> int:
+        """How much will be read to compare digests."""
+        sizes = {place.size for place in wanted if place.size is not None}
+        return sum(size * len(self.of_size(size)) for size in sizes)
+
     def hasher(self, path: Path) -> Hasher:
         """The digests of a file's content."""
         found = path.stat()
@@ -99,9 +134,9 @@ def wanted_places(weights_dir: Path, remote_of: Callable[[HubFile], RemoteFile |
     """
     places = [_wanted(file, remote_of(file)) for file in all_files()]
     places += [
-        Wanted(f"{REPACKAGED}/{listed.name}", listed.size, Digest("sha256", listed.sha256))
+        Wanted(f"{FOLDER}/{listed.name}", listed.size, Digest("sha256", listed.sha256))
         for listed in PUBLISHED
-        if listed.place is None and listed.name in READABLE_REPACKAGED
+        if listed.place is None and listed.name in READABLE
     ]
     return [wanted for wanted in places if not (weights_dir / wanted.place).is_file()]
 
@@ -115,6 +150,26 @@ def find_matches(wanted: Iterable[Wanted], sources: Sources) -> Iterator[Match]:
             raise WeightsError(f"can't read {error.filename}: {error.strerror}", hint="check the disk") from error
         if found is not None:
             yield found
+
+
+def find_other_forms(weights_dir: Path, matches: Iterable[Match], sources: Sources) -> Iterator[Match]:
+    """What the tree and the matches lack and a file of another program can be, by its header; one file for each kind.
+
+    Raises: WeightsError: if one can't be read.
+    """
+    matches = tuple(matches)
+    taken, places = {match.source for match in matches}, {match.wanted.place for match in matches}
+    there = {kind_of(Path(place)) for place in places}
+    candidates: dict[Kind, list[Path]] = {}
+    for path in sources.paths:
+        kind = _other_form(path) if path not in taken else None
+        if kind is not None and kind not in there and not _is_served(weights_dir, kind, places):
+            candidates.setdefault(kind, []).append(path)
+    for kind, paths in candidates.items():
+        best = by_preference(kind, paths)[0]
+        place = Wanted(f"{FOLDER}/{best.name}")
+        if not (weights_dir / place.place).exists():
+            yield Match(place, best, best.stat().st_size, sources.hasher(best).sha256, verified=False)
 
 
 def bring(match: Match, weights_dir: Path, record: Record, *, symlink: bool, on_bytes: OnBytes) -> Imported:
@@ -160,6 +215,24 @@ def _match(wanted: Wanted, sources: Sources) -> Match | None:
             named_by_digest = path.resolve().name == hasher.sha256  # a blob of the hub's cache
             return Match(wanted, path, path.stat().st_size, hasher.sha256, verified=named_by_digest)
     return None
+
+
+def _other_form(path: Path) -> Kind | None:
+    """What a file can be for us: named as it is known to be, or in the published size and of no other model."""
+    kind = kind_by_content(path)
+    if kind is None or path.name in KNOWN_NAMES[kind]:
+        return kind
+    if kind.startswith("base") or is_other_model(path.name) or not has_published_shapes(path):
+        return None
+    return kind
+
+
+def _is_served(weights_dir: Path, kind: Kind, places: Collection[str]) -> bool:
+    """Whether the tree has something of this kind, or gets it by a match."""
+    better = BETTER.get(kind, ())
+    return any(place in places or (weights_dir / place).is_file() for place in better) or bool(
+        find_repackaged(weights_dir, kind)
+    )
 
 
 def _called_so(wanted: Wanted, sources: Sources) -> list[Path]:

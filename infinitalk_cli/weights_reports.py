@@ -154,12 +154,17 @@ def import_table(matches: Sequence[Match], done: Sequence[Imported]) -> str:
         (
             match.wanted.place,
             gigabytes(match.size),
-            "verified" if match.verified else "by its name",
+            "by its digest" if match.verified else "by its form" if is_other_form(match) else "by its name",
             f"{ways.get(match.wanted.place, '')} from {match.source}".strip(),
         )
         for match in matches
     ]
     return table([("file", "size", "recognised", "source"), *rows])
+
+
+def is_other_form(match: Match) -> bool:
+    """Whether it was recognised by names and shapes of tensors."""
+    return match.wanted.size is None and match.wanted.file is None
 
 
 def import_record(matches: Sequence[Match], done: Sequence[Imported]) -> dict[str, object]:

@@ -44,6 +44,7 @@ DATA = (
     "wishes",
     "weights",
     "compact",
+    "repackaged",
     "hardware*",
 )
 """The shell's dataclasses and what makes them."""
@@ -84,8 +85,8 @@ ROOMS = (
     Room(("main",), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
     Room(("console",), may=("errors", "progress")),
     Room(("job*", "subtitles"), may=("errors",)),
-    Room(("weights", "compact"), may=("errors", "file_headers")),
-    Room(STORE, may=("errors", "progress", "weights", "compact")),
+    Room(("weights", "compact", "repackaged"), may=("errors", "file_headers")),
+    Room(STORE, may=("errors", "progress", "weights", "compact", "repackaged")),
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(
         ("download_command", "weights_commands", "convert_command"),

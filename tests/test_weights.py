@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.repackaged import KNOWN_NAMES
 from infinitalk_cli.weights import (
-    REPACKAGED_ADAPTERS,
-    REPACKAGED_BASES,
     Engine,
     Quant,
     all_paths,
@@ -200,7 +199,7 @@ def test_damaged_or_hostile_index_is_refused(tmp_path: Path, content: str) -> No
 
 def test_other_programs_files_serve_where_the_published_ones_are_not(tmp_path: Path) -> None:
     """The best form first; of the published ones the adapter cast to 8 bits comes last."""
-    bases, adapters = REPACKAGED_BASES, REPACKAGED_ADAPTERS["multi"]
+    bases, adapters = (*KNOWN_NAMES["base_none"], *KNOWN_NAMES["base_fp8"]), KNOWN_NAMES["adapter_multi"]
     lay(tmp_path, *COMMON, TEXT_ENCODER, "InfiniteTalk/comfyui/infinitetalk_multi.safetensors")
     for name in (bases[-1], bases[0]):
         lay(tmp_path, f"repackaged/{name}")

@@ -368,3 +368,22 @@ def test_damaged_compact_file_is_named_by_every_command(hub: HubServer, tmp_path
     assert weights("verify").exit_code == 4
     assert weights("rm", "compact", "--yes").exit_code == 0
     assert not path.exists()
+
+
+def test_what_another_programs_files_serve_for_is_not_fetched(hub: HubServer, tmp_path: Path) -> None:
+    names = ("umt5_xxl_fp8_e4m3fn_scaled.safetensors", "clip_vision_h.safetensors", "wan_2.1_vae.safetensors")
+    others = tmp_path / "weights/repackaged"
+    others.mkdir(parents=True)
+    for name in names:
+        (others / name).touch()
+    result = CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"])
+    assert result.exit_code == 0, result.output
+    for name in names:
+        assert f"repackaged/{name} serves" in result.stderr
+    fetched = {sent.path for sent in hub.sent}
+    assert not fetched & {"quant_models/t5_fp8.safetensors", "Wan2.1_VAE.pth", COMMON[5].rpartition("/")[2]}
+    files = locate(tmp_path / "weights", num_speakers=1, quant="fp8")
+    assert {files.text_encoder.name, files.image_encoder.name, files.vae.name} == set(names)
+    # what is asked for by name is fetched all the same
+    assert CliRunner().invoke(app, ["download", "--only", "vae"]).exit_code == 0
+    assert locate(tmp_path / "weights", num_speakers=1, quant="fp8").vae == tmp_path / "weights" / VAE

@@ -20,8 +20,8 @@ from infinitalk_cli.memory.quant import SCALED_FP8_MARKER
 
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
-_TEXT_OUTER = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
-_TEXT_BLOCK = {
+TEXT_OUTER = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
+TEXT_BLOCK = {
     "norm1": "layer.0.layer_norm",
     **{f"attn.{part}": f"layer.0.SelfAttention.{part}" for part in "qkvo"},
     "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
@@ -30,7 +30,7 @@ _TEXT_BLOCK = {
     "ffn.fc1": "layer.1.DenseReluDense.wi_1",
     "ffn.fc2": "layer.1.DenseReluDense.wo",
 }
-_IMAGE_OUTER = {
+IMAGE_OUTER = {
     "visual.cls_embedding": "embeddings.class_embedding",
     "visual.pos_embedding": "embeddings.position_embedding.weight",
     "visual.patch_embedding.weight": "embeddings.patch_embedding.weight",
@@ -39,7 +39,7 @@ _IMAGE_OUTER = {
     "visual.post_norm.weight": "post_layernorm.weight",
     "visual.post_norm.bias": "post_layernorm.bias",
 }
-_IMAGE_LAYER = {
+IMAGE_LAYER = {
     "norm1": "layer_norm1",
     "attn.proj": "self_attn.out_proj",
     "norm2": "layer_norm2",
@@ -102,8 +102,8 @@ def has_diffusers_names(names: Iterable[str]) -> bool:
 def original_name(name: str) -> str:
     """The original name for a diffusers one, whatever follows the part that names the layer."""
     if block := re.fullmatch(r"(blocks\.\d+)\.(.+)", name):
-        return f"{block[1]}.{_replace_start(block[2], _DIFFUSERS_BLOCK)}"
-    return _replace_start(name, _DIFFUSERS_OUTER)
+        return f"{block[1]}.{replace_start(block[2], _DIFFUSERS_BLOCK)}"
+    return replace_start(name, _DIFFUSERS_OUTER)
 
 
 def text_encoder_tensors(tensors: Mapping[str, TensorRef], target: Collection[str]) -> dict[str, TensorRef]:
@@ -114,8 +114,8 @@ def text_encoder_tensors(tensors: Mapping[str, TensorRef], target: Collection[st
 
 def _text_encoder_name(name: str) -> str:
     if block := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
-        return f"encoder.block.{block[1]}.{_replace_start(block[2], _TEXT_BLOCK)}"
-    return _replace_start(name, _TEXT_OUTER)
+        return f"encoder.block.{block[1]}.{replace_start(block[2], TEXT_BLOCK)}"
+    return replace_start(name, TEXT_OUTER)
 
 
 def image_encoder_tensors(tensors: Mapping[str, TensorRef], target: Collection[str]) -> dict[str, TensorRef]:
@@ -143,13 +143,13 @@ def _image_encoder_parts(name: str, ref: TensorRef) -> Iterator[tuple[str, Tenso
             slice_name = f"encoder.layers.{layer[1]}.self_attn.{part}_proj.{qkv[1]}"
             yield slice_name, ref.rows(index * width, (index + 1) * width)
     elif layer:
-        yield f"encoder.layers.{layer[1]}.{_replace_start(layer[2], _IMAGE_LAYER)}", ref
+        yield f"encoder.layers.{layer[1]}.{replace_start(layer[2], IMAGE_LAYER)}", ref
     elif name == "visual.cls_embedding":
-        yield _IMAGE_OUTER[name], ref.reshaped(*ref.shape[-1:])
+        yield IMAGE_OUTER[name], ref.reshaped(*ref.shape[-1:])
     elif name == "visual.pos_embedding":
-        yield _IMAGE_OUTER[name], ref.reshaped(*ref.shape[-2:])
+        yield IMAGE_OUTER[name], ref.reshaped(*ref.shape[-2:])
     else:
-        yield _IMAGE_OUTER.get(name, name), ref
+        yield IMAGE_OUTER.get(name, name), ref
 
 
 def _num_image_layers(tensors: Iterable[str]) -> int:
@@ -179,7 +179,7 @@ def _weight_norm_name(name: str, target: Collection[str]) -> str:
     return name
 
 
-def _replace_start(name: str, table: Mapping[str, str]) -> str:
+def replace_start(name: str, table: Mapping[str, str]) -> str:
     """Replace the leading components of a dotted name by the table's longest entry for them, if there is one."""
     components = name.split(".")
     for end in range(len(components), 0, -1):
