@@ -69,6 +69,16 @@ def build_dit(
 def dit_size_bytes(files: WeightFiles, dtype: torch.dtype) -> int:
     """Bytes that the video transformer will take once loaded; only the files' headers are read."""
     tensors = merge_tensors(open_tensors(files.dit_shards), open_tensors(files.adapter) if files.adapter else {})
+    return size_bytes(tensors, dtype)
+
+
+def text_encoder_size_bytes(files: WeightFiles, dtype: torch.dtype) -> int:
+    """The same of the text encoder."""
+    return size_bytes(open_tensors(files.text_encoder), dtype)
+
+
+def size_bytes(tensors: Mapping[str, TensorRef], dtype: torch.dtype) -> int:
+    """Bytes of tensors of which none is wider than `dtype`."""
     return sum(prod(ref.shape) * min(ref.dtype.itemsize, dtype.itemsize) for ref in tensors.values())
 
 

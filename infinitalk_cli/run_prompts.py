@@ -1,17 +1,23 @@
-"""The prompts of a run as features: the text encoder comes, reads them and goes."""
+"""The prompts of a run as features: the text encoder comes, reads them and goes; what it has read before is kept.
+
+The encoder is larger than many cards. Where there is room it is read from its files straight into the GPU, else it
+stays in RAM and its blocks visit the GPU one by one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
-from infinitalk_cli.job import Job
 from infinitalk_cli.memory.offload import visiting
-from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.models.text_encoder import TextEncoder
-from infinitalk_cli.networks import build_text_encoder
+from infinitalk_cli.networks import build_text_encoder, text_encoder_size_bytes
 from infinitalk_cli.profiles import TextEncoderPlace
+from infinitalk_cli.prompt_cache import PromptCache, open_prompt_cache
+from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_networks import text_dtype
 from infinitalk_cli.sampling.guidance import is_off
 from infinitalk_cli.sampling.settings import SamplingSettings
@@ -25,31 +31,69 @@ NEGATIVE_PROMPT = (
 """What a video must not show, where the user does not say. Unused when text guidance is off."""
 
 
+ROOM_BESIDE_BYTES = 2_000_000_000
+"""What is to stay free on the GPU beside the whole text encoder."""
+
+
 def encode_prompts(
-    job: Job,
-    files: WeightFiles,
-    settings: SamplingSettings,
-    device: torch.device,
-    place: TextEncoderPlace = "auto",
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Features of the prompt, and of the negative one if it plays a part. The encoder is gone afterwards."""
-    encoder = build_text_encoder(files, dtype=text_dtype(device))
+    request: GenerateRequest, files: WeightFiles, settings: SamplingSettings, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Features of the prompt, and of the negative one if it plays a part.
+
+    Prompts that were read before come from the disk. For others the encoder is loaded, and gone afterwards.
+    """
+    job = request.job
+    wanted = [job.prompt]
+    if not is_off(settings.text_guidance_scale):
+        wanted.append(NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt)
+    cache = prompt_cache(request, files, device)
+    known = {prompt: cache.find(prompt) for prompt in wanted} if cache else {}
+    features = {prompt: values for prompt, values in known.items() if values is not None}
+    missing = [prompt for prompt in dict.fromkeys(wanted) if prompt not in features]
+    for prompt, values in read_prompts(missing, request, files, device).items():
+        features[prompt] = values
+        if cache:
+            cache.keep(prompt, values)
+    text, *negative = [features[prompt].to(device) for prompt in wanted]
+    return text, negative[0] if negative else None
+
+
+def prompt_cache(request: GenerateRequest, files: WeightFiles, device: torch.device) -> PromptCache | None:
+    """Where features of prompts are kept; nowhere for the demo, whose encoder is no larger than they are."""
+    if request.weights_dir is None:
+        return None
+    on_gpu = device.type == "cuda" and request.profile.text_encoder != "cpu"
+    return open_prompt_cache(files, text_dtype(device), torch.cuda.get_device_name(device) if on_gpu else "cpu")
+
+
+def read_prompts(
+    prompts: Sequence[str], request: GenerateRequest, files: WeightFiles, device: torch.device
+) -> dict[str, Tensor]:
+    """Load the text encoder and have it read prompts, if there are any."""
+    if not prompts:
+        return {}
+    dtype = text_dtype(device)
+    place = request.profile.text_encoder
+    if place == "auto" and device.type == "cuda":
+        place = "gpu" if may_be_whole(request, text_encoder_size_bytes(files, dtype), device) else "stream"
+    encoder = build_text_encoder(files, dtype=dtype, device=device if place == "gpu" else "cpu")
     with text_stage(encoder, device, place):
-        text = encoder.encode(job.prompt).to(device)
-        if is_off(settings.text_guidance_scale):
-            return text, None
-        negative = NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt
-        return text, encoder.encode(negative).to(device)
+        return {prompt: encoder.encode(prompt) for prompt in prompts}
+
+
+def may_be_whole(request: GenerateRequest, encoder_bytes: int, device: torch.device) -> bool:
+    """Whether the text encoder may go to the GPU whole: there is room, and the user did not ask to save memory."""
+    if request.resident_parameters is not None:
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return encoder_bytes + ROOM_BESIDE_BYTES <= free_bytes
 
 
 def text_stage(encoder: TextEncoder, device: torch.device, place: TextEncoderPlace) -> AbstractContextManager[None]:
-    """Have the text encoder compute where `place` says; of itself on a GPU block by block, as it is as large as a card.
+    """Have the text encoder compute where `place` says.
 
-    Streamed, its weights cross to the GPU once per prompt: no slower than moving it whole for the one or two prompts of
-    a run.
+    Streamed, its weights cross to the GPU block by block, once per prompt.
     """
-    if device.type != "cuda" or place == "cpu":
-        return nullcontext()
-    if place == "gpu":
-        return Residency(device).on_stage(encoder)
-    return visiting(encoder, list(encoder.model.encoder.block), device)
+    if place == "stream" and device.type == "cuda":
+        return visiting(encoder, list(encoder.model.encoder.block), device)
+    return nullcontext()

@@ -59,7 +59,7 @@ def generate(
     Raises: InputError, WeightsError, EnvironmentUnfitError: before anything is written.
     MediaError, OutOfGpuMemoryError, InterruptedRunError: on the way; the message says where the finished part is.
     """
-    job, device = request.job, pick_device(request.device)
+    device = pick_device(request.device)
     progress = RunProgress(on_progress, on_gpu=device.type == "cuda")
     with foreseen_errors(), scratch_dir() as work_dir:
         # 1. What is said, and what is seen.
@@ -68,7 +68,7 @@ def generate(
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
         progress.stage("text", "encoding the prompt")
-        prompts = encode_prompts(job, files, inputs.settings, device, request.profile.text_encoder)
+        prompts = encode_prompts(request, files, inputs.settings, device)
         progress.stage("weights", "loading the networks")
         conditioning = make_conditioning(inputs, prompts, files)
         networks = load_networks(request, files, inputs.loras, device, on_note)
