@@ -9,8 +9,8 @@ allocator, weights included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
@@ -148,24 +148,38 @@ class Stopwatch:
 @torch.no_grad()
 def measure_pass(setting: PassSetting, work: Workload, watch: Stopwatch) -> Measured:
     """Time one call of the transformer."""
-    config = TINY_DIT if work.is_tiny else REAL_DIT
-    dit = random_dit(config, setting, watch.device)
-    given = pass_inputs(dit, work, setting.num_speakers)
+    with ready_dit(setting, watch.device, is_tiny=work.is_tiny) as (dit, note):
+        found, last = time_pass(dit, pass_inputs(dit, work, setting.num_speakers), watch, setting.name)
+        tflop = pass_tflop(dit.config, work)
+    return replace(found, tflop=tflop, note=note, checksum=last.double().abs().sum().item())
+
+
+@contextmanager
+def ready_dit(setting: PassSetting, device: torch.device, *, is_tiny: bool) -> Generator[tuple[DiT, str]]:
+    """A transformer with random weights, the same ones each time, run as the setting says inside the `with`.
+
+    The second value is what to know about it.
+    """
+    dit = random_dit(TINY_DIT if is_tiny else REAL_DIT, setting, device)
     stage: AbstractContextManager[None] = nullcontext()
     note = ""
     if setting.streamed:
-        offloader = BlockOffloader(list(dit.blocks), watch.device)
+        offloader = BlockOffloader(list(dit.blocks), device)
         note = "" if offloader.is_pinned else "RAM is not locked"
         stage = StreamedStage(dit, offloader).running()
+    kernel = use_kernel("cudnn-fp8" if setting.attention8 else None)
+    with stage, kernel, plain_forms() if setting.plain else nullcontext():
+        yield dit, note
+
+
+def time_pass(dit: DiT, given: Mapping[str, Any], watch: Stopwatch, name: str) -> tuple[Measured, Tensor]:
+    """Time `dit(**given)`; also the last of its results."""
     last: list[Tensor] = []
 
     def call() -> None:
         last[:] = [dit(**given)]
 
-    kernel = use_kernel("cudnn-fp8" if setting.attention8 else None)
-    with stage, kernel, plain_forms() if setting.plain else nullcontext():
-        found = watch.measure(setting.name, call, tflop=pass_tflop(config, work), note=note)
-    return replace(found, checksum=last[0].double().abs().sum().item())
+    return watch.measure(name, call), last[0]
 
 
 def random_dit(config: DiTConfig, setting: PassSetting, device: torch.device) -> DiT:

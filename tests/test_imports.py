@@ -123,7 +123,7 @@ ROOMS = (
     Room(
         (
             *("runner", "run_networks", "run_scenes", "run_plan", "run_progress", "run_prompts"),
-            *("kernel_wish", "prompt_cache", "networks", "convert", "measure", "demo*"),
+            *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "demo*"),
         ),
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),
         heavy=True,
