@@ -20,7 +20,7 @@ from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.estimate import all_parameters
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
-from infinitalk_cli.options_media import DubbingOptions
+from infinitalk_cli.options_media import DubbingOptions, SoundOptions
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
 from infinitalk_cli.request import GenerateRequest, LoraFile, check_request, parse_lora
@@ -289,7 +289,7 @@ class MainOptions:
 
 
 @dataclass(frozen=True)
-class GenerateOptions(DubbingOptions, MainOptions):
+class GenerateOptions(SoundOptions, DubbingOptions, MainOptions):
     """Everything that `talk generate` can be told; the help shows the last base first."""
 
 
@@ -350,6 +350,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         color_strength=options.color_strength,
         reference_by_index=options.reference_by_index,
         source=options.source_wishes,
+        sound=options.sound_wishes,
         resident_parameters=resident_parameters(profile),
         convert=not options.no_convert,
     )

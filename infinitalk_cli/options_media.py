@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from infinitalk_cli.wishes import SourceWishes
+from infinitalk_cli.wishes import SoundWishes, SourceWishes
 
-DUBBING = "Dubbing a video"
+DUBBING, SOUND = "Dubbing a video", "Sound"
 
 
 class ShortSource(str, Enum):
@@ -50,3 +50,22 @@ class DubbingOptions:
     def source_wishes(self) -> SourceWishes:
         """These options as the request has them."""
         return SourceWishes(self.short_source.value, self.scenes.value)
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """Of the recordings, for the network and for the mp4."""
+
+    close_mouth_in_pauses: Annotated[
+        bool,
+        typer.Option(
+            "--close-mouth-in-pauses",
+            help="Drive pauses of more than 0.4 s by silence, so that breath and noise move no lips.",
+            rich_help_panel=SOUND,
+        ),
+    ] = False
+
+    @property
+    def sound_wishes(self) -> SoundWishes:
+        """These options as the request has them."""
+        return SoundWishes(close_mouth=self.close_mouth_in_pauses)

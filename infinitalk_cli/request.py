@@ -18,7 +18,7 @@ from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
 from infinitalk_cli.media.part_name import part_path_of, whole_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
-from infinitalk_cli.wishes import SourceWishes
+from infinitalk_cli.wishes import SoundWishes, SourceWishes
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
@@ -38,11 +38,12 @@ class GenerateRequest:
     """One run.
 
     `profile`: with the user's wishes in it. `weights_dir`: None for the demo weights. `max_seconds`: cut the video
-    there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None
-    for off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames
-    by number, as the reference program does, not by time. `source`: what is done with a source video. `device`: "auto",
-    "cpu", "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are
-    streamed; None for as many as find room. `convert`: make compact weights first if that pays.
+    there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None for
+    off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames by
+    number, as the reference program does, not by time. `source`, `sound`: what is done with a source video, and with
+    the recordings. `device`: "auto", "cpu", "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many
+    may stay on the GPU, the others are streamed; None for as many as find room. `convert`: make compact weights first
+    if that pays.
     """
 
     job: Job
@@ -61,6 +62,7 @@ class GenerateRequest:
     color_strength: float = 1.0
     reference_by_index: bool = False
     source: SourceWishes = field(default_factory=SourceWishes)
+    sound: SoundWishes = field(default_factory=SoundWishes)
     resident_parameters: int | None = None
     convert: bool = True
 
@@ -120,6 +122,7 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
     if request.step_cache_threshold is not None and not 0 < request.step_cache_threshold < math.inf:
         yield f"--teacache-threshold must be above 0, not {request.step_cache_threshold:g}"
     yield from request.source.problems(by_index=request.reference_by_index)
+    yield from request.sound.problems()
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:
         yield f"--device must be auto, cpu, cuda or cuda:N, not {request.device!r}"
 

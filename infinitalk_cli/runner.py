@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -34,15 +33,14 @@ from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.models.attention import use_kernel
-from infinitalk_cli.models.audio_encoder import num_audio_frames
-from infinitalk_cli.networks import build_audio_encoder
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_networks import compute_dtype, load_networks
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_scenes import scene_cuts
-from infinitalk_cli.sampling.conditioning import AudioEmbeds, Conditioning, ReversedTail
+from infinitalk_cli.run_speech import embed_speech, num_output_frames
+from infinitalk_cli.sampling.conditioning import Conditioning
 from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Chunk, generate_chunks
@@ -70,7 +68,7 @@ def generate(
         progress.stage("text", "encoding the prompt")
         prompts = encode_prompts(request, files, inputs.settings, device)
         progress.stage("weights", "loading the networks")
-        conditioning = make_conditioning(inputs, prompts, files)
+        conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = load_networks(request, files, inputs.loras, device, on_note)
         kernel = wished_kernel(request.profile.attention, device, on_note)
 
@@ -141,14 +139,14 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
 
 
 def make_conditioning(
-    inputs: Inputs, prompts: tuple[torch.Tensor, torch.Tensor | None], files: WeightFiles
+    inputs: Inputs, prompts: tuple[torch.Tensor, torch.Tensor | None], files: WeightFiles, *, close_mouth: bool
 ) -> Conditioning:
     """All that the video is to follow. `prompts`: features of the prompt and of the negative one."""
     text, null_text = prompts
     return Conditioning(
         text=text,
         null_text=null_text,
-        audio=embed_speech(files, inputs.speech),
+        audio=embed_speech(files, inputs.speech, close_mouth=close_mouth),
         reference=inputs.reference,
         speaker_masks=inputs.masks,
         cuts=inputs.cuts,
@@ -177,11 +175,6 @@ def pick_device(wish: str) -> torch.device:
             "means that this torch was built without CUDA",
         )
     return device
-
-
-def num_output_frames(duration_s: Fraction) -> int:
-    """Frames of a video as long as the sound."""
-    return max(1, round(duration_s * VIDEO_FPS))
 
 
 def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSettings:
@@ -240,16 +233,6 @@ def convert_first(
         on_progress=lambda news: on_progress(replace(news, fraction=begun)),
     )
     return find_weights(request) if made else files
-
-
-def embed_speech(files: WeightFiles, speech: SpeechTracks) -> tuple[AudioEmbeds, ...]:
-    """Each speaker's features, computed window by window when a chunk asks for them, on the CPU."""
-    encoder = build_audio_encoder(files)
-    num_frames = num_output_frames(speech.duration_s)
-    return tuple(
-        ReversedTail(encoder.stream(waveform), max(0, num_frames - num_audio_frames(len(waveform))))
-        for waveform in speech.waveforms
-    )
 
 
 def describe(request: GenerateRequest) -> dict[str, str]:

@@ -122,7 +122,8 @@ ROOMS = (
     Room(("parallel*",), may=("errors", "models*"), heavy=True),
     Room(
         (
-            *("runner", "run_networks", "run_scenes", "run_plan", "run_progress", "run_prompts"),
+            *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
+            *("run_scenes", "run_speech"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "demo*"),
         ),
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),

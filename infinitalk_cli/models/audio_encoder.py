@@ -44,6 +44,8 @@ TAIL_FRAMES = 125  # rows kept of the window before the last; chunks overlap by 
 SAMPLES_PER_READ = 2 * SAMPLE_RATE
 VECTORS_PER_BLOCK = 400  # 8 s; at full width the first convolution's output takes 52 MB
 
+SILENCE_S = 4  # long enough for its middle frame to see no edge
+
 FramesRule = Literal["exact", "float"]
 
 
@@ -119,6 +121,11 @@ class AudioEncoder(nn.Module):
             context=max(0, round(context_s * VIDEO_FPS)),
             frames_rule=frames_rule,
         )
+
+    def silence(self) -> Tensor:
+        """The states of a frame within digital silence, `(layers, dim)`."""
+        states = self.embed(torch.zeros(SILENCE_S * SAMPLE_RATE))
+        return states[len(states) // 2]
 
     @property
     def span(self) -> int:

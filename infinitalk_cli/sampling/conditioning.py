@@ -70,6 +70,26 @@ class ReversedTail:
 
 
 @dataclass(frozen=True)
+class PausedEmbeds:
+    """Speech features led to those of silence where the speaker pauses.
+
+    `neutral`: the features of silence, `(layers, width)`. `weights`: a number from 0 (as they are) to 1 for each row.
+    """
+
+    embeds: AudioEmbeds
+    neutral: Tensor
+    weights: Tensor
+
+    @property
+    def num_frames(self) -> int:
+        return self.embeds.num_frames
+
+    def gather(self, indices: Tensor) -> Tensor:
+        rows = self.embeds.gather(indices)
+        return rows.lerp(self.neutral.to(rows), self.weights[indices].to(rows)[:, None, None])
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Everything a video is made from, apart from noise.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinitalk_cli.sampling.conditioning import ReversedTail, TensorEmbeds, audio_window
+from infinitalk_cli.sampling.conditioning import PausedEmbeds, ReversedTail, TensorEmbeds, audio_window
 from tests.sampling.stubs import numbered_rows
 
 
@@ -64,3 +64,14 @@ def test_reversed_tail_equals_appended_rows(tail: int) -> None:
     extended = ReversedTail(TensorEmbeds(rows), tail)
     assert extended.num_frames == appended.num_frames
     assert torch.equal(audio_window(extended, 2, 12), audio_window(appended, 2, 12))
+
+
+def test_pauses_have_the_features_of_silence_and_speech_keeps_its_own() -> None:
+    rows = torch.randn(6, 2, 3)
+    neutral = torch.randn(2, 3)
+    paused = PausedEmbeds(TensorEmbeds(rows), neutral, torch.tensor([0.0, 0.5, 1.0, 1.0, 0.5, 0.0]))
+    assert paused.num_frames == 6
+    found = paused.gather(torch.tensor([0, 5, 2, 1]))
+    assert torch.equal(found[:2], rows[[0, 5]])
+    assert torch.equal(found[2], neutral)
+    assert torch.allclose(found[3], (rows[1] + neutral) / 2)
