@@ -3,15 +3,22 @@
 A kernel may be missing, not built for the GPU, or answer nonsense there; a run of hours should learn that at its start
 and go on with what works. So the kernels behind a wish are tried on a small example, and the first one that is right
 is taken. If none is, the run is told and the fastest exact kernel is found as without a wish.
+
+A small example does not show all. So the outcome of the run's first pass is looked at, too: where it is no number
+(which would make black frames), torch's own kernel computes that pass again and serves the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from infinitalk_cli.models.attention import Kernel, attention, use_kernel
+from infinitalk_cli.errors import WeightsError
+from infinitalk_cli.models.attention import Kernel, attention, chosen_kernels, use_kernel
 from infinitalk_cli.profiles import Attention
 
 KERNELS: dict[Attention, tuple[Kernel, ...]] = {
@@ -28,6 +35,50 @@ EXAMPLE = (1, 512, 2, 128)
 """Batch, tokens, heads and head width of the example; the width is that of the published networks."""
 TOLERANCE = 0.2
 """Largest difference of a kernel that works, relative to the largest value; the inexact ones stay well below."""
+
+
+@contextmanager
+def attention_of_run(
+    wish: Attention, dit: nn.Module, device: torch.device, on_note: Callable[[str], None]
+) -> Generator[None]:
+    """Inside, the transformer attends as wished; its first pass is checked, and on a GPU the kernel is named after it.
+
+    Raises: WeightsError: in the first pass, if no kernel makes numbers of it.
+    """
+    kernel = wished_kernel(wish, device, on_note)
+    with ExitStack() as settled:
+        settled.enter_context(use_kernel(kernel))
+
+        def check(module: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any], made: Tensor) -> Tensor | None:
+            hook.remove()
+            if made.isfinite().all():
+                if device.type == "cuda":
+                    on_note(f"attention: {kernel_names(kernel)}")
+                return None
+            with use_kernel("torch"):
+                again: Tensor = module(*args, **keywords)
+            if not again.isfinite().all():
+                raise WeightsError(
+                    "the transformer's first pass gives values that are no numbers (NaN)",
+                    hint="its files may be damaged (talk weights verify checks them), or a LoRA's scale is too large",
+                )
+            on_note(
+                f"attention by {kernel_names(kernel)} gives no numbers (NaN) here: torch's own kernel is used instead"
+            )
+            settled.enter_context(use_kernel("torch"))
+            return again
+
+        hook = dit.register_forward_hook(check, with_kwargs=True)
+        settled.callback(hook.remove)
+        yield
+
+
+def kernel_names(wished: Kernel | None) -> str:
+    """What computes: the kernel that was wished for, or those found to be the fastest so far."""
+    if wished is not None:
+        return wished
+    found = sorted(set(chosen_kernels().values()))
+    return f"{' and '.join(found)} (the fastest here)" if found else "torch"
 
 
 def wished_kernel(wish: Attention, device: torch.device, on_note: Callable[[str], None]) -> Kernel | None:

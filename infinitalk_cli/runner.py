@@ -26,13 +26,12 @@ from infinitalk_cli.errors import (
 )
 from infinitalk_cli.interrupts import held_interrupts
 from infinitalk_cli.job import Job
-from infinitalk_cli.kernel_wish import wished_kernel
+from infinitalk_cli.kernel_wish import attention_of_run
 from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
 from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.lora import Lora, read_lora
-from infinitalk_cli.models.attention import use_kernel
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_networks import compute_dtype, load_networks
@@ -70,7 +69,6 @@ def generate(
         progress.stage("weights", "loading the networks")
         conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = load_networks(request, files, inputs.loras, device, on_note)
-        kernel = wished_kernel(request.profile.attention, device, on_note)
 
         # 3. Chunk by chunk into the file.
         progress.begin_video()
@@ -84,7 +82,7 @@ def generate(
             metadata=describe(request),
             overwrite=request.overwrite,
         )
-        with use_kernel(kernel):
+        with attention_of_run(request.profile.attention, networks.dit, device, on_note):
             num_chunks = write_chunks(writer, chunks)
     return GenerateResult(
         output=request.output,

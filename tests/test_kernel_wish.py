@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from infinitalk_cli import kernel_wish
-from infinitalk_cli.kernel_wish import KERNELS, why_unusable, wished_kernel
-from infinitalk_cli.models.attention import Kernel
+from infinitalk_cli.errors import WeightsError
+from infinitalk_cli.kernel_wish import KERNELS, attention_of_run, why_unusable, wished_kernel
+from infinitalk_cli.models.attention import Kernel, kernel_asked_for
 from infinitalk_cli.profiles import Attention
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -93,3 +96,42 @@ def test_on_a_gpu_every_wish_is_met_or_explained(wish: Attention) -> None:
     notes: list[str] = []
     kernel = wished_kernel(wish, GPU, notes.append)
     assert kernel in KERNELS[wish] or wish == "auto" or len(notes) == 1
+
+
+class Pass(nn.Module):
+    """A transformer whose pass is the given factor for all kernels but torch's own."""
+
+    def __init__(self, factor: float, plain_factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor, self.plain_factor = factor, plain_factor
+
+    def forward(self, x: Tensor, *, times: float) -> Tensor:
+        plain = kernel_asked_for() == "torch"
+        return x * times * (self.plain_factor if plain else self.factor)
+
+
+def test_sound_passes_are_left_alone() -> None:
+    net, notes = Pass(2.0), list[str]()
+    with attention_of_run("auto", net, torch.device("cpu"), notes.append):
+        assert [net(torch.ones(1), times=3.0).item() for _ in range(2)] == [6, 6]
+    assert notes == []
+
+
+def test_a_first_pass_without_numbers_is_repeated_with_the_plain_kernel_which_then_stays() -> None:
+    net, notes = Pass(math.nan), list[str]()
+    with attention_of_run("auto", net, torch.device("cpu"), notes.append):
+        assert [net(torch.ones(1), times=3.0).item() for _ in range(2)] == [3, 3]
+    assert len(notes) == 1
+    assert "torch's own kernel is used instead" in notes[0]
+    assert kernel_asked_for() is None
+    assert net(torch.ones(1), times=3.0).isnan()  # no trace is left on the network
+
+
+def test_a_first_pass_that_no_kernel_can_do_names_the_weights() -> None:
+    net = Pass(math.inf, math.nan)
+    with (
+        attention_of_run("auto", net, torch.device("cpu"), lambda _: None),
+        pytest.raises(WeightsError, match="no numbers") as caught,
+    ):
+        net(torch.ones(1), times=1.0)
+    assert "talk weights verify" in caught.value.hint

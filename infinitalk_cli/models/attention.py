@@ -63,6 +63,11 @@ def use_kernel(kernel: Kernel | None) -> Generator[None]:
         _wish.reset(token)
 
 
+def kernel_asked_for() -> Kernel | None:
+    """The kernel of `use_kernel`, None if the fastest is to be found."""
+    return _wish.get()
+
+
 def kernel_for(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
     """The kernel that serves such tensors; the first call of a kind times the candidates."""
     if not q.is_cuda or q.dtype not in _HALF or q.shape[-1] > _FUSED_HEAD_DIM or q.requires_grad:
