@@ -23,10 +23,11 @@ from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.options_media import DubbingOptions, SoundOptions
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
-from infinitalk_cli.request import GenerateRequest, LoraFile, check_request, parse_lora
+from infinitalk_cli.request import GenerateRequest, check_request, parse_lora
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run, refuse_gpuless, with_quant
+from infinitalk_cli.run_loras import loras_of_run
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
-from infinitalk_cli.weights import WeightFiles, choose_engine, find_weights_dir, locate
+from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
 
 DEFAULT_TEACACHE_THRESHOLD = 0.2
 LARGEST_RANDOM_SEED = 2**31
@@ -358,7 +359,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
     refuse_gpuless(run)
     if weights_dir is not None:
         files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
-        request = replace(request, loras=request.loras or preset_loras(profile, files, weights_dir))
+        request = replace(request, loras=loras_of_run(request.loras, profile, files, weights_dir))
     return PreparedRun(request, run)
 
 
@@ -377,21 +378,6 @@ def options_said(options: GenerateOptions) -> Said:
             option = "--" + key.replace("_", "-")
             settings[key] = Setting(value.value if isinstance(value, Enum) else value, option)
     return Said(settings, options.device)
-
-
-def preset_loras(profile: Profile, files: WeightFiles, weights_dir: Path) -> tuple[LoraFile, ...]:
-    """The LoRA of the preset. Raises: WeightsError: if it is not there, with the command that fetches it."""
-    if not profile.lora or files.dit_shards[0].stem.endswith("_lora"):  # an 8-bit file that has one in it already
-        return ()
-    from infinitalk_cli.manifest import LORAS
-
-    path = weights_dir / LORAS[profile.lora].place
-    if not path.is_file():
-        raise WeightsError(
-            f"the preset's LoRA is missing: {path}",
-            hint=f"talk download --quant {files.quant} --lora {profile.lora} fetches it",
-        )
-    return (LoraFile(path, profile.lora_scale),)
 
 
 def with_weights_there(run: RunChoice, weights_dir: Path | None, *, num_speakers: int) -> RunChoice:

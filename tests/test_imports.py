@@ -54,6 +54,7 @@ SHELL = (
     "console",
     "options*",
     "run_choice",
+    "run_loras",
     "run_reports",
     "profiles_commands",
     "doctor*",
@@ -109,7 +110,8 @@ ROOMS = (
     Room(("doctor_reports",), may=("", "doctor*", "options", "run_choice", "run_reports", *DATA)),
     Room(("wishes",)),
     Room(("request",), may=("errors", "job", "profiles", "wishes", "media.part_name")),
-    Room(("options*", "run_choice"), may=(*DATA, "models.config"), inside=("manifest",)),
+    Room(("options*", "run_choice"), may=(*DATA, "models.config", "run_loras")),
+    Room(("run_loras",), may=(*DATA, "manifest")),
     Room(
         ("doctor", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),
         may=DATA,
