@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -105,6 +107,13 @@ def make_dit(
     )
     keep_exact(dit, lambda layer: not layer.startswith("blocks."))
     return dit.eval()
+
+
+def import_library() -> None:
+    """Import what the encoders are built from; if that fails, the one who needs it will say so."""
+    for name in ("clip", "wav2vec2"):
+        with suppress(Exception):
+            import_module(f"transformers.models.{name}.modeling_{name}")
 
 
 def build_text_encoder(files: WeightFiles, *, dtype: torch.dtype, device: Device = "cpu") -> TextEncoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import torch
@@ -14,7 +15,7 @@ from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage, residen
 from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.vae import VideoVAE
-from infinitalk_cli.networks import build_dit, build_image_encoder, build_vae, dit_size_bytes
+from infinitalk_cli.networks import build_dit, build_image_encoder, build_vae, dit_size_bytes, import_library
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.sampling.stream import Networks
 from infinitalk_cli.weights import WeightFiles
@@ -34,7 +35,9 @@ def load_networks(
     on_gpu = device.type == "cuda"
     keep = on_gpu and request.resident_parameters is None and fits(dit_size_bytes(files, dtype), device)
     home = device if keep else torch.device("cpu")
-    dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
+    with ThreadPoolExecutor(1) as beside:  # seconds of Python, while that of the transformer waits for files
+        beside.submit(import_library)
+        dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
     on_stage = Residency(device, keep=keep).on_stage
     return Networks(
         dit=dit,

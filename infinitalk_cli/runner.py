@@ -67,8 +67,8 @@ def generate(
         progress.stage("text", "encoding the prompt")
         prompts = encode_prompts(request, files, inputs.settings, device)
         progress.stage("weights", "loading the networks")
-        conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = load_networks(request, files, inputs.loras, device, on_note)
+        conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
 
         # 3. Chunk by chunk into the file.
         progress.begin_video()
