@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import gc
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import cast, get_args
 
 import torch
+from rich.box import SIMPLE
+from rich.console import Console as Terminal
+from rich.table import Table
 
 from infinitalk_cli import __version__
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError, OutOfGpuMemoryError
@@ -28,9 +33,25 @@ from infinitalk_cli.measure import (
     measure_pass,
     measure_vae,
 )
+from infinitalk_cli.measure_encoders import (
+    measure_audio,
+    measure_first_pass,
+    measure_image,
+    measure_load,
+    measure_text,
+)
 from infinitalk_cli.models.attention import chosen_kernels
 
-STAGES = ("ceilings", "vae", "color")
+SINGLE: dict[str, Callable[[Workload, Stopwatch], Measured]] = {
+    "first-pass": measure_first_pass,
+    "load": measure_load,
+    "text": measure_text,
+    "image": measure_image,
+    "audio": measure_audio,
+    "color": measure_color,
+}
+"""Stages that give one figure each."""
+STAGES = (*SINGLE, "vae", "ceilings")
 """What can be asked for beside settings of the transformer."""
 TINY = Workload(height=32, width=48, num_frames=9, is_tiny=True)
 
@@ -60,7 +81,7 @@ def run_bench(wishes: BenchWishes, on_result: Callable[[Measured], None]) -> dic
     work = TINY if wishes.is_tiny else Workload(wishes.height, wishes.width)
     watch = Stopwatch(torch.device(wishes.device), repeats=wishes.repeats)
     results: list[Measured] = []
-    for name, setting in settings.items():
+    for name, setting in sorted(settings.items(), key=lambda item: item[0] != "first-pass"):
         try:
             for found in _measure(name, setting, work, watch):
                 on_result(found)
@@ -95,8 +116,8 @@ def _measure(name: str, setting: PassSetting | None, work: Workload, watch: Stop
         yield measure_pass(setting, work, watch)
     elif name == "ceilings":
         yield from Ceilings(work, watch).measure()
-    elif name == "color":
-        yield measure_color(work, watch)
+    elif name in SINGLE:
+        yield SINGLE[name](work, watch)
     else:
         forms = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, True), (torch.float16, True))
         yield from measure_vae([VaeSetting(*form) for form in forms], work, watch)
@@ -135,13 +156,25 @@ def document(work: Workload, watch: Stopwatch, results: Sequence[Measured]) -> d
 
 
 def result_line(found: Measured) -> str:
-    """One figure in a line."""
-    low, high = min(found.times_s), max(found.times_s)
-    memory = (
-        f"  {found.allocated_bytes / 1e9:6.2f} / {found.reserved_bytes / 1e9:.2f} GB" if found.reserved_bytes else ""
-    )
-    rate = f"  {found.tflop_per_s:8.1f} T/s" if found.tflop else ""
-    return f"{found.name:32} {found.median_s:9.4f} s ({low:.4f} - {high:.4f}){rate}{memory}  {found.note}".rstrip()
+    """One figure, as it comes."""
+    return f"{found.name}: {found.median_s:.4g} s"
+
+
+def result_table(results: Sequence[Measured]) -> str:
+    """All figures, as a terminal shows them."""
+    table = Table("what", box=SIMPLE, pad_edge=False)
+    for heading in ("seconds", "lowest - highest", "10^12/s", "VRAM GB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for found in results:
+        rate = f"{found.tflop_per_s:.4g}" if found.tflop else ""
+        memory = f"{found.allocated_bytes / 1e9:.2f}" if found.allocated_bytes else ""
+        span = f"{min(found.times_s):.3g} - {max(found.times_s):.3g}"
+        table.add_row(found.name, f"{found.median_s:.4g}", span, rate, memory, found.note)
+    terminal = Terminal(file=StringIO(), width=shutil.get_terminal_size().columns)
+    with terminal.capture() as drawn:
+        terminal.print(table)
+    return "\n".join(line.rstrip() for line in drawn.get().rstrip().splitlines())
 
 
 def ram_peak_bytes() -> int | None:

@@ -29,18 +29,18 @@ def bench_folder() -> Path:
 
 
 def store_bench(document: Mapping[str, Any], folder: Path | None = None) -> Path | None:
-    """Keep a bench's document if it says something about a run: a GPU, and a pass of the published size.
+    """Keep a bench's document if it says something about a run: a GPU, and figures of it.
 
-    Passes measured before and not again stay. Returns: the file, None if nothing was kept.
+    Figures measured before and not again stay. Returns: the file, None if nothing was kept.
     """
-    passes = {found["name"]: found for found in _passes(document)}
+    figures = {found["name"]: found for found in _figures(document)}
     gpu = document.get("gpu")
-    if not passes or not isinstance(gpu, str):
+    if not figures or not isinstance(gpu, str):
         return None
     path = _path(gpu, folder)
-    known = {found["name"]: found for found in _passes(_read(path))}
+    known = {found["name"]: found for found in _figures(_read(path))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**document, "results": list({**known, **passes}.values())}, indent=1)
+    text = json.dumps({**document, "results": list({**known, **figures}.values())}, indent=1)
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -72,11 +72,16 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _passes(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The results that are passes of the published size."""
+    """The figures that are passes of the published size."""
+    return (found for found in _figures(document) if float(found["tflop"]) > PUBLISHED_TFLOP)
+
+
+def _figures(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What was measured, as far as it has the right form."""
     results = document.get("results")
     for found in results if isinstance(results, list) else ():
         try:
-            if float(found["tflop"]) > PUBLISHED_TFLOP and float(found["median_s"]) > 0 and found["name"]:
+            if float(found["tflop"]) >= 0 and float(found["median_s"]) > 0 and found["name"]:
                 yield found
         except (KeyError, TypeError, ValueError):
             continue

@@ -83,8 +83,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[WHAT]...",
-            help="ceilings, vae, color, or a way to run the transformer: bf16, fp8, int8, each with -streamed, -plain, "
-            "-two-speakers.",
+            help="A stage: first-pass, load, text, image, audio, vae, color, ceilings. Or a way to run the "
+            "transformer: bf16, fp8, int8, each with any of -streamed, -plain, -attention8, -two-speakers.",
             show_default="ceilings bf16 fp8",
         ),
     ] = None,
@@ -116,11 +116,18 @@ def bench(
             or "0" in (height, width)
         ):
             raise InputError(f"--size must be height x width, multiples of 16 such as 448x896, not {size!r}")
-        from infinitalk_cli.bench import BenchWishes, result_line, run_bench  # torch loads here
+        from infinitalk_cli.bench import BenchWishes, Measured, result_line, result_table, run_bench  # torch loads here
 
         chosen = tuple(names or ("ceilings", "bf16", "fp8"))
         wishes = BenchWishes(chosen, int(height), int(width), repeats, device, is_tiny=tiny)
-        record = run_bench(wishes, lambda found: console.note(result_line(found)))
+        figures: list[Measured] = []
+
+        def tell(found: Measured) -> None:
+            figures.append(found)
+            console.note(result_line(found))
+
+        record = run_bench(wishes, tell)
+        console.note(result_table(figures))
         if not tiny and (path := store_bench(record)):
             console.note(f"kept in {path} for the estimates of talk generate")
         console.result(json.dumps(record), record)

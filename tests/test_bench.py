@@ -28,6 +28,18 @@ def test_last_line_is_a_document_of_all_figures() -> None:
     assert "bf16 " in run.stderr
 
 
+def test_stages_around_the_transformer_are_measured_and_drawn_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = CliRunner().invoke(app, [*TRIAL, "text", "image", "audio", "load", "first-pass"])
+    assert run.exit_code == 0, run.output
+    results = json.loads(run.stdout.splitlines()[-1])["results"]
+    assert [found["name"] for found in results] == ["first pass", "text", "image", "audio", "load"]
+    assert len(results[0]["times_s"]) == 1
+    assert results[-1]["tflop_per_s"] >= 0
+    assert "lowest - highest" in run.stderr
+    assert all(len(line) <= 80 for line in run.stderr.splitlines())
+
+
 def test_layout_does_not_change_what_the_vae_makes() -> None:
     run = CliRunner().invoke(app, [*TRIAL, "vae"])
     notes = {r["name"]: r["note"] for r in json.loads(run.stdout.splitlines()[-1])["results"]}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import ftfy
@@ -52,9 +53,14 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
         """Encode a prompt, which may be empty: `(L, dim)` in the dtype of the weights, L the number of tokens."""
+        return self.encode_ids(self.tokenize(prompt))
+
+    @torch.no_grad()
+    def encode_ids(self, ids: Sequence[int]) -> Tensor:
+        """Encode a prompt that was tokenized."""
         table = self.model.shared
-        ids = torch.tensor([self.tokenize(prompt)], device=table.weight.device)
-        return self.model.encoder(inputs_embeds=table(ids)).last_hidden_state[0]
+        vectors = table(torch.tensor([ids], device=table.weight.device))
+        return self.model.encoder(inputs_embeds=vectors).last_hidden_state[0]
 
 
 def build_umt5(config: TextEncoderConfig) -> Any:
