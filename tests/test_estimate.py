@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +145,9 @@ def test_ram_holds_a_streamed_transformer_whole_and_a_resident_one_not_at_all() 
     assert ram_bytes(STREAMED, 0) == ram_bytes(STREAMED, 39)
     assert ram_bytes(STREAMED, 40) < 10e9
     assert ram_bytes(find_profile("default"), 0, on_gpu=False) > 75e9
+
+
+def test_the_predictions_in_the_documents_are_those_of_the_formula() -> None:
+    root = Path(__file__).parent.parent
+    table = runpy.run_path(str(root / "benchmarks" / "predict.py"))["table"]()
+    assert table in (root / "docs" / "profiles.md").read_text(encoding="utf-8")
