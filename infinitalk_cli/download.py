@@ -94,8 +94,8 @@ def run_plan(
     Raises: TalkError: after the other files are done; what was fetched is kept. InterruptedRunError: on Ctrl-C.
     """
     started_s = time.monotonic()
-    todo = sorted((file for file in plan.files if file.state != "have"), key=lambda file: -file.size)
-    crew = Crew(plan.weights_dir, record, hub, Meter(sum(file.size for file in todo)), stop)
+    todo = sorted((file for file in plan.files if file.state != "have"), key=lambda file: -file.num_bytes)
+    crew = Crew(plan.weights_dir, record, hub, Meter(sum(file.num_bytes for file in todo)), stop)
     for file in plan.files:
         if file.state == "have" and file.remote is not None:
             crew.confirm(file, file.remote)
@@ -179,14 +179,14 @@ class Crew:
             raise WeightsError(f"can't read {path}: {error.strerror}", hint="check the disk") from error
         wanted = file.remote.digest if file.remote else _digest_offline(file)
         if not hasher.agrees_with(wanted):
-            self._meter.add(-file.size)
+            self._meter.add(-file.num_bytes)
             return False
         if path != file.place:
             with disk_errors(file.place):
                 file.place.parent.mkdir(parents=True, exist_ok=True)
                 place_link(path, file.place)
             with self._lock:
-                self.linked_bytes += file.size
+                self.linked_bytes += file.num_bytes
         self._note(file, file.remote, hasher.sha256, verified=file.remote is not None or wanted.kind != "unknown")
         return True
 

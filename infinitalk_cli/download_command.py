@@ -141,10 +141,7 @@ def download(options: DownloadOptions) -> None:
         need = wanted_need(options, console)
         files = wanted_files(options, need, weights_dir, console)
         if options.dry_run:
-            from infinitalk_cli.weights_reports import plan_record, plan_table
-
-            plan = make_plan(options, files, weights_dir, console)
-            console.result(plan_table(plan), plan_record(plan))
+            show_plan(options, files, weights_dir, console)
         else:
             record = fill(options, files, weights_dir, console)
             if not (options.no_convert or options.only):
@@ -210,8 +207,9 @@ def suitable_quant(said: Said, console: Console, *, only_parts: bool) -> "weight
     if only_parts:
         return "none"
     raise InputError(
-        f"{run.choice.reasons[0]}, so no profile suits it",
-        hint="say what will run them: --profile rtx-4090, or --quant fp8; --profile demo needs no weights",
+        f"{run.choice.reasons[0]}, so it can't tell which weights will be used",
+        hint="name the card that will run them, as in --profile rtx-4090 (`talk profiles ls` has all), or the form, "
+        "as in --quant fp8. Without a card, `talk generate --profile demo` needs no weights",
     )
 
 
@@ -240,6 +238,31 @@ def make_plan(
         return plan_offline(files, weights_dir, record, hub)
     console.note("asking the hub what there is")
     return plan_download(files, weights_dir, record, hub, ask_again=bool(options.revision), on_note=console.note)
+
+
+def show_plan(options: DownloadOptions, files: Sequence["HubFile"], weights_dir: Path, console: Console) -> None:
+    """Print what would be done, also where the hub does not answer, as far as it is known without.
+
+    Raises: WeightsError: after printing, if the download itself would fail now.
+    """
+    from infinitalk_cli.download_plan import plan_unasked, refuse_lacking
+    from infinitalk_cli.hub import Hub, UnreachableError
+    from infinitalk_cli.weights_record import Record
+    from infinitalk_cli.weights_reports import plan_record, plan_table
+
+    hub, failure = Hub(token=options.token, on_note=console.note), None
+    if options.offline or hub.is_offline:
+        plan = plan_unasked(files, weights_dir, Record(weights_dir), hub)
+    else:
+        try:
+            plan = make_plan(options, files, weights_dir, console, hub)
+        except UnreachableError as error:
+            plan, failure = plan_unasked(files, weights_dir, Record(weights_dir), hub), error
+    console.result(plan_table(plan), plan_record(plan))
+    if failure is not None:
+        raise failure
+    if options.offline or hub.is_offline:
+        refuse_lacking(plan)
 
 
 def fill(

@@ -8,8 +8,8 @@ run a matter of milliseconds. Only repositories of files that are not known are 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from infinitalk_cli.errors import DoesNotFitError, WeightsError
 from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
 from infinitalk_cli.manifest import HubFile, Need, Purpose
 from infinitalk_cli.part_file import part_path
+from infinitalk_cli.published import published_size
 from infinitalk_cli.repackaged import Kind, find_repackaged
 from infinitalk_cli.weights import COMPACT_FORMS, Quant, repackaged_transformer
 from infinitalk_cli.weights_record import Entry, Record
@@ -32,22 +33,40 @@ class PlannedFile:
     """One file of a plan.
 
     `state`: "have" (known to be right), "check" (there, its digest is not known yet), "link" (in the hub's cache, at
-    `cached`), "need". `part_bytes`: received by an earlier attempt. `remote`: None for what the record knows, and
-    offline. `place`: the file on this machine.
+    `cached`), "need". `size`: None where nobody knows it without the hub. `part_bytes`: received by an earlier attempt.
+    `entry`: what the record knows; else `remote`: what the hub says, None offline. `place`: the file on this machine.
     """
 
     file: HubFile
     place: Path
-    size: int
+    size: int | None
     state: State
     remote: RemoteFile | None = None
     cached: Path | None = None
     part_bytes: int = 0
+    entry: Entry | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Its length, 0 where nobody knows it."""
+        return self.size or 0
 
     @property
     def need_bytes(self) -> int:
-        """What has to be fetched."""
-        return self.size - self.part_bytes if self.state == "need" else 0
+        """What has to be fetched, as far as its length is known."""
+        return max(self.num_bytes - self.part_bytes, 0) if self.state == "need" else 0
+
+    @property
+    def revision(self) -> str:
+        """The revision that was asked for."""
+        known = self.remote or self.entry
+        return known.revision if known and known.revision else self.file.revisions[0]
+
+    @property
+    def commit(self) -> str:
+        """What that revision was when the hub was asked; "" where it was not."""
+        known = self.remote or self.entry
+        return known.commit if known else ""
 
 
 @dataclass(frozen=True)
@@ -60,8 +79,13 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        """Of all files, wherever they are now."""
-        return sum(file.size for file in self.files)
+        """Of all files whose length is known, wherever they are now."""
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def num_unknown(self) -> int:
+        """The files whose length nobody knows without the hub."""
+        return sum(file.size is None for file in self.files)
 
     @property
     def need_bytes(self) -> int:
@@ -97,10 +121,11 @@ def plan_download(
 ) -> Plan:
     """Compare what is wanted with what is on the disk and on the hub.
 
-    Args: ask_again: ask about files too that the record knows: a branch that the user names may have moved.
+    Args: ask_again: ask about files too that the record knows, and for where their branches are now: a branch that the
+        user names may have moved. Else a branch stays for this folder at the commit where its first file came from.
     Raises: WeightsError: if the hub can't be reached, or lacks a file and all its stand-ins.
     """
-    listings = Listings(hub, on_note)
+    listings = Listings(hub, on_note, {} if ask_again else recorded_commits(record))
     planned: list[PlannedFile] = []
     missing: list[HubFile] = []
     for file in files:
@@ -125,20 +150,34 @@ def plan_offline(files: Sequence[HubFile], weights_dir: Path, record: Record, hu
 
     Raises: WeightsError: naming what is in neither.
     """
-    planned: list[PlannedFile] = []
-    missing: list[HubFile] = []
-    for file in files:
-        found = _find_offline(file, weights_dir, record, hub)
-        if found is not None:
-            planned.append(found)
-        elif not file.optional:
-            missing.append(file)
-    if missing:
+    plan = plan_unasked(files, weights_dir, record, hub)
+    refuse_lacking(plan)
+    return plan
+
+
+def plan_unasked(files: Sequence[HubFile], weights_dir: Path, record: Record, hub: Hub) -> Plan:
+    """What can be said without the hub; what is not on this machine is needed, of its published length if any."""
+    found = [(file, _find_offline(file, weights_dir, record, hub)) for file in files]
+    planned = [
+        there or PlannedFile(file, weights_dir / file.place, published_size(file.place), "need")
+        for file, there in found
+        if there is not None or not file.optional
+    ]
+    return Plan(weights_dir, tuple(planned), free_bytes(weights_dir))
+
+
+def refuse_lacking(plan: Plan) -> None:
+    """Raises: WeightsError: naming what an offline run of the plan could not have."""
+    if missing := [file for file in plan.files if file.state == "need"]:
         raise WeightsError(
-            "offline, and not on this machine:" + "".join(f"\n  {file.place}" for file in missing),
+            "offline, and not on this machine:" + "".join(f"\n  {file.file.place}" for file in missing),
             hint="run it again with a network, or `talk weights import DIR` if another folder has them",
         )
-    return Plan(weights_dir, tuple(planned), free_bytes(weights_dir))
+
+
+def recorded_commits(record: Record) -> dict[tuple[str, str], str]:
+    """By repository and revision, the commit that the folder's files came from; of several the latest recorded."""
+    return {(entry.repository, entry.revision): entry.commit for entry in record.entries if entry.commit}
 
 
 def without_replaced(files: Sequence[HubFile], need: Need, weights_dir: Path) -> tuple[HubFile, ...]:
@@ -221,10 +260,13 @@ def nearest_folder(path: Path) -> Path:
 
 
 class Listings:
-    """What the hub has, each repository asked once; a revision that is gone is replaced by the next one."""
+    """What the hub has, each repository asked once; a revision that is gone is replaced by the next one.
 
-    def __init__(self, hub: Hub, on_note: OnNote) -> None:
-        self._hub, self._on_note = hub, on_note
+    `commits`: of a repository at a revision, to be taken while the hub has it, wherever the revision is now.
+    """
+
+    def __init__(self, hub: Hub, on_note: OnNote, commits: Mapping[tuple[str, str], str] | None = None) -> None:
+        self._hub, self._on_note, self._commits = hub, on_note, commits or {}
         self._found: dict[tuple[str, tuple[str, ...]], dict[str, RemoteFile]] = {}
 
     def of(self, file: HubFile) -> dict[str, RemoteFile]:
@@ -240,10 +282,23 @@ class Listings:
     def _list(self, repository: str, revisions: tuple[str, ...]) -> dict[str, RemoteFile]:
         for revision in revisions[:-1]:
             try:
-                return self._hub.list_files(repository, revision)
+                return self._list_at(repository, revision)
             except (RevisionGoneError, NotOnHubError):  # not every mirror says which of the two is missing
                 self._on_note(f"note: {repository} has no revision {revision} any more; taking {revisions[-1]}")
-        return self._hub.list_files(repository, revisions[-1])
+        return self._list_at(repository, revisions[-1])
+
+    def _list_at(self, repository: str, revision: str) -> dict[str, RemoteFile]:
+        """A revision where this folder has it from, else where it is now."""
+        commit = self._commits.get((repository, revision), revision)
+        if commit != revision:
+            try:
+                listed = self._hub.list_files(repository, commit)
+                return {path: replace(file, revision=revision) for path, file in listed.items()}
+            except (RevisionGoneError, NotOnHubError):
+                self._on_note(
+                    f"note: {repository} has no commit {commit[:12]} any more; taking {revision} as it is now"
+                )
+        return self._hub.list_files(repository, revision)
 
 
 def _known_choice(file: HubFile, record: Record) -> Entry | None:
@@ -258,7 +313,7 @@ def _is_wanted(entry: Entry, choice: HubFile) -> bool:
 
 def _have(file: HubFile, weights_dir: Path, entry: Entry) -> PlannedFile:
     taken = next(choice for choice in file.choices if choice.place == entry.place)
-    return PlannedFile(taken, weights_dir / entry.place, entry.size, "have")
+    return PlannedFile(taken, weights_dir / entry.place, entry.size, "have", entry=entry)
 
 
 def _find(file: HubFile, listings: Listings, on_note: OnNote) -> tuple[HubFile, RemoteFile] | None:
@@ -293,7 +348,8 @@ def _find_offline(file: HubFile, weights_dir: Path, record: Record, hub: Hub) ->
         place = weights_dir / choice.place
         size = _size_of(place)
         if size is not None:
-            return PlannedFile(choice, place, size, "have" if record.known(choice.place) else "check")
+            entry = record.known(choice.place)
+            return PlannedFile(choice, place, size, "have" if entry else "check", entry=entry)
         cached = hub.cached(choice.repository, choice.revisions, choice.path, None)
         if cached is not None:
             return PlannedFile(choice, place, cached.stat().st_size, "link", cached=cached)

@@ -83,7 +83,7 @@ class Hub:
         from huggingface_hub import HfApi, constants
 
         _quiet_library()
-        self._endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+        self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._cache_dir = Path(constants.HF_HUB_CACHE)
         self._api = HfApi(endpoint=self._endpoint, token=token)
         self._token = token
@@ -192,7 +192,7 @@ class Hub:
                 before = max(before, now)
                 tries = self._patience.num_tries if progress or _status(error) else 2
                 if failures >= tries:
-                    raise _unreachable(error, what) from error
+                    raise _unreachable(error, what, is_kept=progress is not None) from error
                 self._wait(error, failures, what)
 
     def _wait(self, error: Exception, failures: int, what: str) -> None:
@@ -252,10 +252,13 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, (OSError, TooManyBytesError)) or bool(origins & HTTP_PACKAGES)
 
 
-def _unreachable(error: Exception, what: str) -> UnreachableError:
+def _unreachable(error: Exception, what: str, *, is_kept: bool) -> UnreachableError:
+    """Args: is_kept: what was fetched of it is still there."""
     status = _status(error)
     reason = f"it answers {status}" if status else f"{type(error).__name__}: {_first_line(error)}"
-    hint = "what was fetched is kept; the same command goes on from there. HF_ENDPOINT names a mirror"
+    hint = "check the network; HF_ENDPOINT names a mirror, --offline takes what is on this machine"
+    if is_kept:
+        hint = "what was fetched is kept; the same command goes on from there. HF_ENDPOINT names a mirror"
     return UnreachableError(f"can't get {what} from the hub: {reason}", hint=hint)
 
 

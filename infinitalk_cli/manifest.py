@@ -14,7 +14,7 @@ InfiniteTalk, no one-speaker fp8 file with a LoRA in it, and no plain fp8 file o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -198,8 +198,7 @@ def only_files(files: Iterable[HubFile], patterns: Iterable[str]) -> tuple[HubFi
     for pattern in patterns:
         named = [file for file in files if _is_named(file, pattern)]
         if not named:
-            known = dict.fromkeys(file.purpose for file in files)
-            raise InputError(f"--only {pattern}: no file of this plan", hint=f"one of {', '.join(known)}, or a path")
+            raise _not_in_plan(pattern, files)
         chosen.update(dict.fromkeys(named))
     return tuple(file for file in files if file in chosen)
 
@@ -213,6 +212,23 @@ def at_revisions(files: Iterable[HubFile], overrides: Iterable[str]) -> tuple[Hu
     """
     wanted = dict(_parse_override(text) for text in overrides)
     return tuple(_at_revision(file, wanted) for file in files)
+
+
+def _not_in_plan(pattern: str, files: Sequence[HubFile]) -> InputError:
+    """Why a pattern names nothing: a part that this run doesn't have, or no part at all."""
+    asked_for = {
+        "lora": "--lora NAME or --preset NAME asks for one",
+        "tts": "--tts or --voice NAME asks for it",
+        "adapter": "the 8-bit transformer holds it; --quant none has one",
+    }
+    if pattern in asked_for:
+        return InputError(f"--only {pattern}: this run has none", hint=asked_for[pattern])
+    parts = ", ".join(PURPOSES)
+    near = dict.fromkeys(file.place for file in files if pattern.lower() in file.place.lower())
+    hint = f"one of {parts}; or a path, with wildcards"
+    return InputError(
+        f"--only {pattern}: no such part or file", hint=f"{hint}, such as {next(iter(near))}" if near else hint
+    )
 
 
 def _is_named(file: HubFile, pattern: str) -> bool:

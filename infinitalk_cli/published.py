@@ -155,3 +155,9 @@ BY_SHA256: dict[str, Published] = {published.sha256: published for published in 
 def published_at(place: str) -> Published | None:
     """What is known of the file that belongs at this place."""
     return next((published for published in PUBLISHED if published.place == place), None)
+
+
+def published_size(place: str) -> int | None:
+    """The length of the published file that belongs at this place, if it is known."""
+    listed = published_at(place)
+    return listed.size if listed else None

@@ -121,12 +121,24 @@ def verify_weights(
 
             findings = list(check_tree(tree, record, full=full, on_bytes=count))
         damaged = [finding for finding in findings if finding.problem]
-        console.result(findings_table(findings), findings_record(findings))
+        if findings or as_json:
+            console.result(findings_table(findings), findings_record(findings, tree))
+        if not findings:
+            raise no_weights(folder)
         if damaged:
             raise WeightsError(
                 f"{len(damaged)} of {len(findings)} files are damaged",
                 hint=f"delete them (`talk weights rm {damaged[0].place}`), then `talk download` fetches them again",
             )
+
+
+def no_weights(folder: Path) -> WeightsError:
+    """There is nothing where the weights should be."""
+    return WeightsError(
+        f"no weights are in {folder}" + ("" if folder.is_dir() else ", which is not there"),
+        hint="`talk download` fetches them; if you have them, name their folder with --weights-dir or "
+        "TALK_WEIGHTS_DIR, or take them over with `talk weights import DIR`",
+    )
 
 
 @weights_app.command("import", no_args_is_help=True)

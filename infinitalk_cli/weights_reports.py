@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import duration
 
+NUM_COMMIT_DIGITS = 12
+"""Shown of a commit; `--json` has all."""
+
+SHA1_HEX_DIGITS = 40
+
 if TYPE_CHECKING:
     from infinitalk_cli.download import Outcome
     from infinitalk_cli.download_plan import Plan, PlannedFile
@@ -41,9 +46,28 @@ def plan_table(plan: Plan) -> str:
     """A plan as `--dry-run` prints it."""
     rows = [
         ("file", "size", "state"),
-        *((file.file.place, gigabytes(file.size), state_text(file)) for file in plan.files),
+        *((file.file.place, size_text(file.size), state_text(file)) for file in plan.files),
     ]
-    return f"{table(rows)}\n{plan_note(plan)}"
+    return f"{table(rows)}\n\n{origins_text(plan)}\n\n{plan_note(plan)}"
+
+
+def size_text(num_bytes: int | None) -> str:
+    """A size for people, if anybody knows it."""
+    return "?" if num_bytes is None else gigabytes(num_bytes)
+
+
+def origins_text(plan: Plan) -> str:
+    """Each repository of a plan with the commit that is taken, or that was when the files came."""
+    origins = dict.fromkeys((file.file.repository, file.revision, file.commit) for file in plan.files)
+    rows = [(repository, version_text(revision, commit)) for repository, revision, commit in origins]
+    return table([("from", "version"), *rows])
+
+
+def version_text(revision: str, commit: str) -> str:
+    """A commit, and the branch that it was found by."""
+    if not commit or commit == revision:
+        return revision[:NUM_COMMIT_DIGITS] if len(revision) == SHA1_HEX_DIGITS else revision
+    return f"{commit[:NUM_COMMIT_DIGITS]} ({revision})"
 
 
 def state_text(file: PlannedFile) -> str:
@@ -58,9 +82,10 @@ def plan_note(plan: Plan) -> str:
     """The sums of a plan."""
     free = "unknown" if plan.free_bytes is None else gigabytes(plan.free_bytes)
     num_needed = sum(file.state == "need" for file in plan.files)
+    more = f" and {counted(plan.num_unknown)} of unknown size" if plan.num_unknown else ""
     return (
-        f"{counted(len(plan.files))}, {gigabytes(plan.total_bytes)}; to fetch: {counted(num_needed)}, "
-        f"{gigabytes(plan.need_bytes)}; free in {plan.weights_dir}: {free}"
+        f"{counted(len(plan.files))}, {gigabytes(plan.total_bytes)}{more}; to fetch: {counted(num_needed)}, "
+        f"{gigabytes(plan.need_bytes)}{more}; free in {plan.weights_dir}: {free}"
     )
 
 
@@ -73,16 +98,17 @@ def plan_record(plan: Plan) -> dict[str, object]:
                 "place": file.file.place,
                 "purpose": file.file.purpose,
                 "repository": file.file.repository,
-                "revision": file.remote.revision if file.remote else file.file.revisions[0],
+                "revision": file.revision,
+                "commit": file.commit,
                 "path": file.file.path,
                 "size": file.size,
                 "state": file.state,
-                "need_bytes": file.need_bytes,
+                "need_bytes": None if file.size is None else file.need_bytes,
             }
             for file in plan.files
         ],
-        "total_bytes": plan.total_bytes,
-        "need_bytes": plan.need_bytes,
+        "total_bytes": None if plan.num_unknown else plan.total_bytes,
+        "need_bytes": None if plan.num_unknown else plan.need_bytes,
         "free_bytes": plan.free_bytes,
     }
 
@@ -123,11 +149,11 @@ def tree_record(folder: Path, files: Sequence[TreeFile], runs: Sequence[Sufficie
     }
 
 
-def findings_record(findings: Sequence[Finding]) -> dict[str, object]:
-    """The outcome of a check as `--json` prints it."""
+def findings_record(findings: Sequence[Finding], files: Sequence[TreeFile]) -> dict[str, object]:
+    """The outcome of a check as `--json` prints it. Args: files: those that were checked, in the same order."""
     return {
-        "ok": not any(finding.problem for finding in findings),
-        "files": [asdict(finding) for finding in findings],
+        "ok": bool(findings) and not any(finding.problem for finding in findings),
+        "files": [{**asdict(finding), "origin": file.origin} for finding, file in zip(findings, files, strict=True)],
     }
 
 

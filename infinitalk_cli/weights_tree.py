@@ -36,7 +36,7 @@ class TreeFile:
     `state`: "verified" (its digest was the published one, and it has not changed since), "unverified" (nobody has
     compared it), "changed" (it has another length or time than when it was verified), "partial" (of a download).
     `own_bytes`: what the disk gains when it goes; 0 for a link and for a file that another folder shares. `is_ours`:
-    it can be fetched or made again.
+    it can be fetched or made again. `origin`: REPOSITORY@COMMIT, "" where no download or import recorded it.
     """
 
     place: str
@@ -45,6 +45,7 @@ class TreeFile:
     own_bytes: int
     state: State
     is_ours: bool
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,11 @@ def _by_place(file: TreeFile) -> str:
 
 def _tree_file(weights_dir: Path, path: Path, record: Record, ours: set[str]) -> TreeFile:
     place, found = path.relative_to(weights_dir).as_posix(), path.stat()
-    shared = path.is_symlink() or found.st_nlink > 1
-    return TreeFile(
-        place, path, found.st_size, 0 if shared else found.st_size, _state(place, path, record), _is_ours(place, ours)
-    )
+    own_bytes = 0 if path.is_symlink() or found.st_nlink > 1 else found.st_size
+    entry = record.known(place)
+    origin = f"{entry.repository}@{entry.commit or entry.revision}" if entry and entry.repository else ""
+    state = _state(place, path, record)
+    return TreeFile(place, path, found.st_size, own_bytes, state, _is_ours(place, ours), origin)
 
 
 def _state(place: str, path: Path, record: Record) -> State:

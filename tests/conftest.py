@@ -1,10 +1,15 @@
-"""What every test can rely on."""
+"""What every test can rely on, and fixtures that several files of tests share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+from infinitalk_cli import hub as hub_module
+from tests.hub_server import HubServer
+from tests.hub_tree import fill, use_hub
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +18,22 @@ def _no_prompt_cache() -> Iterator[None]:  # pyright: ignore[reportUnusedFunctio
     with pytest.MonkeyPatch.context() as session:
         session.setenv("TALK_PROMPT_CACHE", "")
         yield
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[HubServer, None, None]:
+    """A hub with everything on it, and a machine with nothing."""
+    server = HubServer()
+    fill(server)
+    use_hub(server, tmp_path / "hf" / "hub", monkeypatch)
+    monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "weights"))
+    monkeypatch.delenv("TALK_DEBUG", raising=False)
+    monkeypatch.setattr(hub_module.Patience, "__init__", _impatient)
+    with server.running():
+        yield server
+
+
+def _impatient(patience: hub_module.Patience) -> None:
+    """The same waits as in life, a hundred times shorter."""
+    for name, value in {"num_tries": 4, "first_wait_s": 0.01, "longest_wait_s": 0.1}.items():
+        object.__setattr__(patience, name, value)

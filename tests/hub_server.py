@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import time
 from collections.abc import Generator, Iterator
@@ -59,6 +60,7 @@ class HubServer:
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.moves: dict[tuple[str, str], int] = {}
         self.troubles: list[Trouble] = []
         self.requests: list[str] = []
         self.sent: list[Sent] = []
@@ -86,8 +88,20 @@ class HubServer:
         """What a revision holds; a commit of a revision holds the same."""
         branches = self.repositories.get(repository, {})
         return next(
-            (files for name, files in branches.items() if revision in (name, commit_of(repository, name))), None
+            (files for name, files in branches.items() if revision in (name, self.commit_of(repository, name))), None
         )
+
+    def commit_of(self, repository: str, revision: str) -> str:
+        """Where a branch stands now."""
+        moves = self.moves.get((repository, revision), 0)
+        return commit_of(repository, f"{revision}+{moves}" if moves else revision)
+
+    def move_branch(self, repository: str, branch: str, *, forget: bool = False) -> None:
+        """Begin a new commit of a branch with the same files; the old one stays to be asked for, or is forgotten."""
+        branches, old = self.repositories[repository], self.commit_of(repository, branch)
+        if not forget:
+            branches[old] = dict(branches[branch])
+        self.moves[repository, branch] = self.moves.get((repository, branch), 0) + 1
 
     def bytes_sent(self, path: str) -> int:
         """Of all answers that gave this file or a part of it."""
@@ -137,7 +151,9 @@ class HubServer:
 
 
 def commit_of(repository: str, revision: str) -> str:
-    """The commit that a branch of ours stands at."""
+    """The commit that a branch of ours stands at if nobody moved it; of a commit itself."""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     return hashlib.sha1(f"{repository}@{revision}".encode(), usedforsecurity=False).hexdigest()
 
 
@@ -148,7 +164,7 @@ def tag_of(path: str, content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def listing_of(repository: str, revision: str, files: dict[str, bytes]) -> dict[str, Any]:
+def listing_of(repository: str, commit: str, files: dict[str, bytes]) -> dict[str, Any]:
     """The answer to a question for a repository."""
     siblings: list[dict[str, Any]] = []
     for path, content in files.items():
@@ -156,9 +172,8 @@ def listing_of(repository: str, revision: str, files: dict[str, bytes]) -> dict[
         if path.endswith(LARGE):
             item["lfs"] = {"sha256": tag_of(path, content), "size": len(content), "pointerSize": 130}
         siblings.append(item)
-    sha = commit_of(repository, revision)
     common = {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
-    return {"id": repository, "modelId": repository, "sha": sha, "siblings": siblings, **common}
+    return {"id": repository, "modelId": repository, "sha": commit, "siblings": siblings, **common}
 
 
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
@@ -206,7 +221,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return
             branches = hub.repositories[repository]
             branch = next(name for name, content in branches.items() if content is files)
-            body = json.dumps(listing_of(repository, branch, files)).encode()
+            body = json.dumps(listing_of(repository, hub.commit_of(repository, branch), files)).encode()
             self._send_headers(200, {"Content-Length": str(len(body)), "Content-Type": "application/json"})
             self.wfile.write(body)
 
@@ -221,7 +236,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             trouble = hub.take_trouble(name, listing=False)
             if self._refused(trouble):
                 return
-            headers = {"X-Repo-Commit": commit_of(repository, revision), "Accept-Ranges": "bytes"}
+            headers = {"X-Repo-Commit": hub.commit_of(repository, revision), "Accept-Ranges": "bytes"}
             tag = f'"{tag_of(name, content)}"'
             if name.endswith(LARGE):
                 linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": tag}
@@ -304,7 +319,7 @@ def _split_store(path: str) -> tuple[str, str, str]:
 def _find(hub: HubServer, repository: str, rest: str) -> tuple[str, str, bytes] | None:
     """Branch, path and content out of REVISION/PATH, where both may have slashes."""
     for branch, files in hub.repositories.get(repository, {}).items():
-        for revision in (branch, commit_of(repository, branch)):
+        for revision in (branch, hub.commit_of(repository, branch)):
             name = rest.removeprefix(f"{revision}/")
             if name != rest and name in files:
                 return branch, name, files[name]

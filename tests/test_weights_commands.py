@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,26 +27,12 @@ from tests.hub_tree import (
     SHARDS,
     content_at,
     content_of,
-    fill,
     lay_tree,
-    use_hub,
 )
 
 SINGLE_FP8 = f"{QUANT}/infinitetalk_single_fp8.safetensors"
 SINGLE = "InfiniteTalk/single/infinitetalk.safetensors"
 VAE = "Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[HubServer, None, None]:
-    """A hub with everything on it, and a machine with nothing."""
-    server = HubServer()
-    fill(server)
-    use_hub(server, tmp_path / "hf" / "hub", monkeypatch)
-    monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "weights"))
-    monkeypatch.delenv("TALK_DEBUG", raising=False)
-    with server.running():
-        yield server
 
 
 @pytest.fixture
