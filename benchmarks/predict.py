@@ -2,10 +2,10 @@
 
     python benchmarks/predict.py        # prints the table of docs/profiles.md
 
-A pass takes the longer of two times, since they overlap: its arithmetic at 60 % of the vendor's dense bfloat16 peak, and
-the copying of the streamed blocks over PCIe, 25 GB/s on 16 lanes of generation 4. Peaks, profiles and presets are the
-package's own (`profile_table.py`), memory and time those of `estimate.py`. Every figure is a prediction; that of the
-H200, the one card that was measured, shows how far such a figure may be off.
+A pass takes the longer of two times, since they overlap: its arithmetic at 60 % of the vendor's dense bfloat16 peak,
+and the copying of the streamed blocks over PCIe, 25 GB/s on 16 lanes of generation 4. Peaks, profiles and presets are
+the package's own (`profile_table.py`), memory and time those of `estimate.py`. Every figure is a prediction; that of
+the H200, the one card that was measured, shows how far such a figure may be off.
 """
 
 from __future__ import annotations

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from typing import cast
 
 import torch
 from torch import nn
 
 from infinitalk_cli.media.color import match_color
+from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.memory.lora import Lora, LoraReport
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage, resident_for_bytes, resident_for_parameters
 from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.models.dit import DiT
+from infinitalk_cli.models.dit_layers import Block
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.networks import build_dit, build_image_encoder, build_vae, dit_size_bytes, import_library
 from infinitalk_cli.request import GenerateRequest
@@ -39,13 +42,17 @@ def load_networks(
         beside.submit(import_library)
         dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
     on_stage = Residency(device, keep=keep).on_stage
+    if on_gpu and not keep:
+        on_stage = stream_blocks(dit, request, device, on_stage, on_note)
+    if on_gpu and request.resident_parameters is None:
+        on_stage = keep_steady_values(dit, device, on_stage)
     return Networks(
         dit=dit,
         vae=load_vae(files, home, fast=on_gpu and not keep),
         image_encoder=build_image_encoder(files, dtype=torch.float16 if on_gpu else torch.float32, device=home),
         match_color=match_color,
         device=device,
-        on_stage=stream_blocks(dit, request, device, on_stage, on_note) if on_gpu and not keep else on_stage,
+        on_stage=on_stage,
     )
 
 
@@ -74,6 +81,33 @@ def stream_blocks(
         on_note("the system refuses to lock that much RAM: streaming is slower, and computing waits for it")
     stage = StreamedStage(dit, offloader)
     return lambda module: stage.running() if module is dit else on_stage(module)
+
+
+def keep_steady_values(dit: DiT, device: torch.device, on_stage: OnStage) -> OnStage:
+    """Have `dit` keep, while it is on stage, what does not depend on the step, in memory that nothing else needs."""
+
+    @contextmanager
+    def stage() -> Generator[None]:
+        with on_stage(dit):
+            free_bytes, _ = torch.cuda.mem_get_info(device)
+            with kept_keys_values(steady_keys_values(dit), free_bytes - BESIDE_TRANSFORMER_BYTES):
+                yield
+
+    return lambda module: stage() if module is dit else on_stage(module)
+
+
+def steady_keys_values(dit: DiT) -> list[tuple[nn.Module, str]]:
+    """The methods that make a block's keys and values of text, picture and speech."""
+    blocks = cast("list[Block]", list(dit.blocks))
+    return [
+        method
+        for block in blocks
+        for method in (
+            (block.cross_attn, "text_keys_values"),
+            (block.cross_attn, "image_keys_values"),
+            (block.audio_cross_attn, "keys_values"),
+        )
+    ]
 
 
 def fits(dit_bytes: int, device: torch.device) -> bool:
