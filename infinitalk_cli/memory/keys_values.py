@@ -2,8 +2,8 @@
 
 What a block attends to beside the video (text, picture, speech) does not change from step to step, so neither do its
 keys and values: the passes of a chunk differ in a few sources, and each source comes back in every step. They are kept
-by the identity of the source (or of the part of it that is given), while there is room; what finds none is made again, as without. The values are the same
-bits either way. On a GPU this saves a dozen short kernels a block.
+by the identity of the source (or of the part of it that is given), while there is room; what finds none is made again,
+as without. The values are the same bits either way. On a GPU this saves a dozen short kernels a block.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Kept:
 
 
 def _is_same(known: object, source: object) -> bool:
-    """Whether a source is one that is held: the object itself, or a tensor that views the same memory in the same way."""
+    """Whether a source is the one that is held: the same object, or a tensor that views the same memory likewise."""
     if known is source:
         return True
     if not isinstance(known, Tensor) or not isinstance(source, Tensor) or known.dtype != source.dtype:
