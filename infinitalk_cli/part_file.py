@@ -121,7 +121,7 @@ class PartFile(io.RawIOBase):
         with disk_errors(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
             for other in parts_of(target):
-                if other != self.path:
+                if other != self.path or other.is_symlink():  # a link may lead to a file that is not ours to write
                     other.unlink()
             self._file = self.path.open("ab+", buffering=0)
         self._hasher = Hasher(size)

@@ -105,7 +105,7 @@ def verify_weights(
     with errors_as_exit_codes(console):
         from infinitalk_cli.download import Meter
         from infinitalk_cli.weights_record import Record
-        from infinitalk_cli.weights_reports import findings_record, findings_table
+        from infinitalk_cli.weights_reports import findings_record, findings_table, verified_note
         from infinitalk_cli.weights_tree import check_tree, list_tree, matching
 
         folder = find_weights_dir(weights_dir)
@@ -130,6 +130,7 @@ def verify_weights(
                 f"{len(damaged)} of {len(findings)} files are damaged",
                 hint=f"delete them (`talk weights rm {damaged[0].place}`), then `talk download` fetches them again",
             )
+        console.note(verified_note(findings, full=full))
 
 
 def no_weights(folder: Path) -> WeightsError:
@@ -183,7 +184,7 @@ def import_weights(
 def compare_all(wanted: Sequence["Wanted"], folder: Path, target: Path, console: Console) -> list["Match"]:
     """What of the folder belongs into the tree, with progress, for large files take their time to read."""
     from infinitalk_cli.download import Meter
-    from infinitalk_cli.weights_import import Sources, find_matches, find_other_forms
+    from infinitalk_cli.weights_import import Sources, damaged_files, find_matches, find_other_forms
 
     console.note(f"comparing the files of {folder}")
     with console.progress() as on_progress:
@@ -195,7 +196,10 @@ def compare_all(wanted: Sequence["Wanted"], folder: Path, target: Path, console:
         sources = Sources(folder, count)
         meter = Meter(sources.bytes_to_compare(wanted), stage="compare")
         matches = list(find_matches(wanted, sources))
-        return [*matches, *find_other_forms(target, matches, sources)]
+        matches += find_other_forms(target, matches, sources)
+    for path, problem in damaged_files(sources):
+        console.note(f"note: {path} is not taken, it is damaged: {problem}")
+    return matches
 
 
 def bring_all(matches: Sequence["Match"], target: Path, console: Console, *, symlink: bool) -> list["Imported"]:

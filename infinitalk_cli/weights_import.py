@@ -172,6 +172,13 @@ def find_other_forms(weights_dir: Path, matches: Iterable[Match], sources: Sourc
             yield Match(place, best, best.stat().st_size, sources.hasher(best).sha256, verified=False)
 
 
+def damaged_files(sources: Sources) -> Iterator[tuple[Path, str]]:
+    """Files that are called as ones that we could take, and what is wrong with them."""
+    for path in sorted(sources.paths):
+        if path.name in READABLE and (problem := header_problem(path)) is not None:
+            yield path, problem
+
+
 def bring(match: Match, weights_dir: Path, record: Record, *, symlink: bool, on_bytes: OnBytes) -> Imported:
     """Put a matched file at its place and record it. Raises: TalkError: if the disk is full or can't be written."""
     place = weights_dir / match.wanted.place

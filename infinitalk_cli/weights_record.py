@@ -95,6 +95,7 @@ class Record:
         draft = self._path.with_suffix(".draft")
         with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)  # a link may lead to a file that is not ours to write
             draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
             draft.replace(self._path)
 

@@ -171,6 +171,12 @@ def findings_table(findings: Sequence[Finding]) -> str:
     return table([("file", "size", "state", "note"), *rows])
 
 
+def verified_note(findings: Sequence[Finding], *, full: bool) -> str:
+    """That a check found nothing, and what it looked at."""
+    whole = f"nothing is wrong with {counted(len(findings))}"
+    return f"{whole}: every byte was read" if full else f"{whole} by length and header; --full reads every byte"
+
+
 def import_table(matches: Sequence[Match], done: Sequence[Imported]) -> str:
     """What was found, and what was done with it."""
     if not matches:

@@ -58,6 +58,19 @@ def test_part_of_another_version_is_not_continued_but_dropped(tmp_path: Path) ->
         assert parts_of(tmp_path / "a") == [part.path]
 
 
+def test_part_that_is_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    precious, target = tmp_path / "precious", tmp_path / "weights" / "a"
+    precious.write_bytes(b"precious")
+    target.parent.mkdir()
+    part_path(target, DIGEST).symlink_to(precious)
+    with part_of(target) as part:
+        part.write(CONTENT)
+        part.finish()
+    assert target.read_bytes() == CONTENT
+    assert not target.is_symlink()
+    assert precious.read_bytes() == b"precious"
+
+
 def test_bytes_in_the_kernel_outlive_the_process(tmp_path: Path) -> None:
     """No buffer of ours: what `write` took is in the file although it was never closed or flushed."""
     with part_of(tmp_path / "a") as part:

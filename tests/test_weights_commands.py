@@ -114,6 +114,19 @@ def test_verify_finds_a_cut_file_by_its_length_and_a_changed_one_when_it_reads_i
     assert "2 of 14 files are damaged" in full.stderr
 
 
+def test_verify_of_nothing_says_where_it_looked_and_what_fetches_weights(hub: HubServer, tmp_path: Path) -> None:
+    for is_there in (False, True):
+        if is_there:
+            (tmp_path / "weights").mkdir()
+        result = weights("verify")
+        assert result.exit_code == 4
+        assert str(tmp_path / "weights") in result.stderr
+        assert "talk download" in result.stderr
+        assert result.stdout == ""
+    result = weights("verify", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (4, {"ok": False, "files": []})
+
+
 def test_verify_takes_one_file_or_folder(filled: Path) -> None:
     assert [file["place"] for file in report_of("verify", VAE)["files"]] == [VAE]
     assert {file["place"] for file in report_of("verify", "chinese-wav2vec2-base")["files"]} == set(COMMON[-3:])
@@ -236,6 +249,15 @@ def test_import_leaves_what_is_there_and_what_leads_nowhere(hub: HubServer, tmp_
     assert "nothing there that is missing here" in result.stdout
     assert (ours / VAE).read_bytes() == b"mine"
     assert weights("import", str(tmp_path / "nowhere")).exit_code == 2
+
+
+def test_import_names_a_damaged_file_that_it_could_have_taken(hub: HubServer, tmp_path: Path) -> None:
+    theirs = tmp_path / "ComfyUI/models/vae/wan_2.1_vae.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"half of a download")
+    result = weights("import", str(tmp_path / "ComfyUI"))
+    assert result.exit_code == 0
+    assert f"{theirs} is not taken, it is damaged" in result.stderr
 
 
 def test_import_dry_run_takes_nothing(hub: HubServer, tmp_path: Path) -> None:

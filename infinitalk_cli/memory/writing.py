@@ -68,7 +68,7 @@ class SafetensorsWriter:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for other in self.path.parent.glob(f"{self.path.name}.*{SUFFIX}"):
-            if other != self.part:
+            if other != self.part or other.is_symlink():  # a link may lead to a file that is not ours to write
                 other.unlink(missing_ok=True)
         next_tensor, kept_bytes = self._resume_at()
         hasher = hashlib.sha256()

@@ -107,6 +107,16 @@ def test_part_of_another_header_is_dropped(tmp_path: Path, tensors: dict[str, Te
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_part_that_is_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    plan = writer(tmp_path / "x.safetensors", tensors)
+    plan.part.symlink_to(precious)
+    plan.write()
+    assert precious.read_bytes() == b"precious"
+    assert load_file(plan.path).keys() == tensors.keys()
+
+
 def test_failure_leaves_the_old_file_and_the_part(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"old")
