@@ -11,23 +11,36 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from PIL import Image
 
 from infinitalk_cli.estimate import JobShape
+from infinitalk_cli.job import Job
 from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
 from infinitalk_cli.media.image import BUCKETS, CropPlan
-from infinitalk_cli.media.reference import VIDEO_FPS, open_reference
+from infinitalk_cli.media.reference import VIDEO_FPS, look_at
+from infinitalk_cli.media.sound_track import exact_s
+from infinitalk_cli.media.video import VideoReader
 from infinitalk_cli.request import GenerateRequest
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """Size and length of a video to be, and how its picture is cut. Source sizes in pixels."""
+    """Size and length of a video to be, and how its picture is cut. `picture`: the first one of the source."""
 
     shape: JobShape
     crop: CropPlan
-    source_width: int
-    source_height: int
+    picture: Image.Image
+
+    @property
+    def source_width(self) -> int:
+        """Pixels of the uncropped picture."""
+        return self.picture.width
+
+    @property
+    def source_height(self) -> int:
+        """Pixels of the uncropped picture."""
+        return self.picture.height
 
     @property
     def crop_box(self) -> tuple[int, int, int, int]:
@@ -42,17 +55,22 @@ class PlannedJob:
 def plan_job(request: GenerateRequest) -> PlannedJob:
     """Look at the inputs of a request. Raises: InputError: if one can't be read."""
     job = request.job
-    reference = open_reference(job.reference, BUCKETS[request.profile.size], is_video=job.is_video)
-    found = [sound_duration_s(speaker.audio) for speaker in job.speakers if speaker.audio is not None]
-    one_by_one = job.audio_type == "add" and job.num_speakers > 1
-    silent_s = (job.num_speakers - len(found)) * found[0]  # a silent speaker takes the other one's time
-    whole_s = sum(found, silent_s) if one_by_one else max(found)
-    num_frames = max(1, round(whole_s * VIDEO_FPS))
+    reader = VideoReader(job.reference) if job.is_video else None
+    picture, crop = look_at(job.reference, BUCKETS[request.profile.size], reader)
+    num_frames = max(1, round(speech_duration_s(job) * VIDEO_FPS))
     if request.max_seconds is not None:
         num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
-    crop = reference.crop
     shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS)
-    return PlannedJob(shape, crop, reference.source_width, reference.source_height)
+    return PlannedJob(shape, crop, picture)
+
+
+def speech_duration_s(job: Job) -> Fraction:
+    """From the start of the video to the end of the last one's speech. Raises: InputError: if a sound can't be read."""
+    found = [(speaker, sound_duration_s(speaker.audio)) for speaker in job.speakers if speaker.audio is not None]
+    if job.audio_type == "para" or job.num_speakers == 1:
+        return max(exact_s(speaker.start_s) + length_s for speaker, length_s in found)
+    silent_s = (job.num_speakers - len(found)) * found[0][1]  # a silent speaker takes the other one's time
+    return sum((length_s for _, length_s in found), silent_s)
 
 
 def sound_duration_s(path: Path) -> Fraction:

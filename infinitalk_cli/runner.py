@@ -32,6 +32,7 @@ from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
 from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.lora import Lora, read_lora
+from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_networks import compute_dtype, load_networks
@@ -114,7 +115,13 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
     """Read all that a user may have got wrong. `work_dir`: for the prepared sound."""
     job = request.job
     progress.stage("speech", "reading the sound")
-    speech = prepare_speech([speaker.audio for speaker in job.speakers], work_dir, job.audio_type)
+    speech = prepare_speech(
+        [speaker.audio for speaker in job.speakers],
+        work_dir,
+        job.audio_type,
+        starts_s=[speaker.start_s for speaker in job.speakers],
+        turns=[[(turn.start_s, turn.end_s) for turn in speaker.turns] for speaker in job.speakers],
+    )
     if speech.silent:
         on_note("note: the sound is silent, so nobody will speak")
     progress.stage("reference", "reading the picture")
@@ -199,10 +206,9 @@ def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSett
 
 def place_speakers(job: Job, reference: Reference) -> torch.Tensor | None:
     """Where two speakers are in the picture; None for one."""
-    if job.num_speakers == 1:
-        return None
-    boxes = [speaker.box for speaker in job.speakers if speaker.box is not None]
-    return speaker_masks(reference.source_height, reference.source_width, reference.crop, boxes or None)
+    height, width = reference.source_height, reference.source_width
+    areas = speaker_areas(job, height, width)
+    return speaker_masks(height, width, reference.crop, [torch.from_numpy(area) for area in areas]) if areas else None
 
 
 def find_weights(request: GenerateRequest) -> WeightFiles:

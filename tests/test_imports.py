@@ -124,6 +124,7 @@ ROOMS = (
     Room(("parallel*",), may=("errors", "models*"), heavy=True),
     Room(
         (
+            *("places", "preview"),
             *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
             *("run_scenes", "run_speech"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "demo*"),

@@ -14,13 +14,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.container import check_file
+
+if TYPE_CHECKING:
+    import torch
 
 WHITE = (255, 255, 255)
 """What shows through transparent parts: skin and hair meet it more kindly than black or mid-grey."""
@@ -146,6 +149,8 @@ def fit(image: Image.Image, plan: CropPlan) -> Image.Image:
 
 def to_frames(image: Image.Image, plan: CropPlan) -> torch.Tensor:
     """The picture as one frame: `(1, 3, 1, H, W)` float32 in [-1, 1]."""
+    import torch  # here, so that a preview does without
+
     pixels = torch.from_numpy(np.array(fit(image, plan), dtype=np.uint8))
     return ((pixels.float() / 255 - 0.5) * 2).permute(2, 0, 1)[None, :, None].contiguous()
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+from PIL import Image
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.image import Bucket, CropPlan, choose_bucket, plan_crop, read_image, to_frames
 from infinitalk_cli.media.source_time import ShortSource, SourceTime
 from infinitalk_cli.media.video import VideoReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VIDEO_FPS = 25
 
@@ -86,6 +89,18 @@ def open_reference(
     Raises: InputError: if it is missing, damaged, something else, or a thin strip.
     """
     reader = VideoReader(path) if is_video else None
+    first, crop = look_at(path, table, reader)
+    if reader:
+        time = SourceTime() if short_source == "hold" else SourceTime(short_source, reader.measure_length())
+        return VideoReference(reader, crop, first.height, first.width, by_index, time)
+    return PictureReference(to_frames(first, crop), crop, first.height, first.width)
+
+
+def look_at(path: Path, table: tuple[Bucket, ...], reader: VideoReader | None) -> tuple[Image.Image, CropPlan]:
+    """The picture, or the first one of a video that `reader` has open, and how it is fitted.
+
+    Raises: InputError: as `open_reference`.
+    """
     first = reader.frame_at_index(0) if reader else read_image(path)
     if max(first.size) > LARGEST_ASPECT * min(first.size):
         raise InputError(
@@ -93,8 +108,4 @@ def open_reference(
             hint=f"cut out the face; the long side may be {LARGEST_ASPECT} times the short one at most",
         )
     bucket = choose_bucket(first.height, first.width, table)
-    crop = plan_crop(first.height, first.width, bucket.height, bucket.width)
-    if reader:
-        time = SourceTime() if short_source == "hold" else SourceTime(short_source, reader.measure_length())
-        return VideoReference(reader, crop, first.height, first.width, by_index, time)
-    return PictureReference(to_frames(first, crop), crop, first.height, first.width)
+    return first, plan_crop(first.height, first.width, bucket.height, bucket.width)

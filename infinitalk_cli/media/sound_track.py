@@ -85,6 +85,11 @@ class SampleFeed:
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
 
 
+def exact_s(seconds: float) -> Fraction:
+    """A time that somebody wrote, to the millisecond."""
+    return Fraction(round(seconds * 1000), 1000)
+
+
 def kept_rate(rate: int) -> int:
     """The rate, in Hz, at which sound of `rate` is written."""
     return rate if rate in AAC_RATES else OTHER_RATE

@@ -1,8 +1,9 @@
 """From recordings to what the audio encoder hears: one 16 kHz mono track per speaker, all equally long.
 
 Each recording goes through in one stream: mono (the mean of its channels), 16 kHz, measured loudness. A second pass
-brings it to -23 LUFS and puts it in its place: from the start (`para`), or after the speaker before (`add`), with
-zeros before and behind. The tracks are files in a work folder, read back as memory maps, so an hour of speech costs
+brings it to -23 LUFS and puts it in its place: from the start or a time that is said (`para`), or after the speaker
+before (`add`), with zeros before and behind. Of a conversation in one recording each speaker hears only the stretches
+of their own turns. The tracks are files in a work folder, read back as memory maps, so an hour of speech costs
 disk (230 MB a speaker) but no memory. The levelled track is for the network only; the video gets the original sound.
 
 Source: the audio preparation of InfiniteTalk and MultiTalk, save that unequal lengths are padded instead of refused.
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from infinitalk_cli.errors import InputError, MediaError
 from infinitalk_cli.media.audio import Resampler, SoundReader
 from infinitalk_cli.media.loudness import LoudnessMeter
-from infinitalk_cli.media.sound_track import SoundPiece, SoundTrack, kept_rate, without_clipping
+from infinitalk_cli.media.sound_track import SoundPiece, SoundTrack, exact_s, kept_rate, without_clipping
 
 SPEECH_RATE = 16_000
 """Samples a second that the audio encoder takes."""
@@ -31,6 +32,9 @@ TARGET_LUFS = -23.0
 
 MAX_METERED_LU = 100.0
 """Beyond this the meter's reading is none (silence reads -inf), and the sound is left as it is."""
+
+RAMP_S = 0.01
+"""A turn fades in and out that fast, within its times: a hard cut would be a click."""
 
 COPY_SAMPLES = 1 << 18
 """Samples held at a time while a track is levelled."""
@@ -87,45 +91,78 @@ class Recording:
         return np.float32(10.0 ** ((TARGET_LUFS - self.lufs) / 20.0))
 
 
-def prepare_speech(paths: Sequence[Path | None], work_dir: Path, audio_type: AudioType = "para") -> SpeechTracks:
+Stretch = tuple[float, float]
+"""Start and end in seconds."""
+
+
+def prepare_speech(
+    paths: Sequence[Path | None],
+    work_dir: Path,
+    audio_type: AudioType = "para",
+    *,
+    starts_s: Sequence[float] = (),
+    turns: Sequence[Sequence[Stretch]] = (),
+) -> SpeechTracks:
     """Prepare the sound of one or two speakers; None stands for one who says nothing.
 
     A silent speaker's track has the other one's length, and with `add` takes that time too, as in the original.
 
-    Args: work_dir: an existing folder for the tracks; they must stay there as long as the result is in use.
+    Args: work_dir: an existing folder for the tracks; they must stay there as long as the result is in use. starts_s:
+        when each one's recording begins, with `para`. turns: what each hears of their recording, nothing for all of it.
     Raises: InputError: if a file is unusable, or no speaker has one. MediaError: if the work folder takes no more.
     """
     if not 1 <= len(paths) <= 2:
         raise InputError(f"{len(paths)} speakers are named", hint="name the sound of one or two speakers")
+    turns = turns or [()] * len(paths)
     try:
         found = [path and _record(path, work_dir / f"recording{i}.f32") for i, path in enumerate(paths, start=1)]
-        known = next((recording for recording in found if recording), None)
-        if known is None:
-            raise InputError("no speaker has a sound file", hint="name a sound file for at least one speaker")
-        # Everyone's place in time; who has no file takes the other one's length.
-        lengths = [(recording or known).num_samples for recording in found]
-        durations_s = [(recording or known).duration_s for recording in found]
-        one_by_one = audio_type == "add"
-        num_samples = sum(lengths) if one_by_one else max(lengths)
-        starts = [sum(lengths[:i]) if one_by_one else 0 for i in range(len(paths))]
-        starts_s = [sum(durations_s[:i], Fraction(0)) if one_by_one else Fraction(0) for i in range(len(paths))]
-        duration_s = sum(durations_s, Fraction(0)) if one_by_one else max(durations_s)
+        places = _places(found, audio_type, [exact_s(start_s) for start_s in starts_s])
+        num_samples = max(place.end for place in places)
         waveforms = [
-            _write_track(recording, start, num_samples, work_dir / f"speaker{i}.f32")
-            for i, (recording, start) in enumerate(zip(found, starts, strict=True), start=1)
+            _write_track(recording, place.start, num_samples, work_dir / f"speaker{i}.f32", own)
+            for i, (recording, place, own) in enumerate(zip(found, places, turns, strict=True), start=1)
         ]
     except OSError as error:
         raise MediaError(
             f"the prepared sound cannot be written to {work_dir}: {error.strerror}",
             hint="free some disk space there: an hour of speech takes about 500 MB a speaker",
         ) from error
+    duration_s = max(place.end_s for place in places)
     return SpeechTracks(
         waveforms=tuple(waveforms),
         num_samples=(num_samples,) * len(paths),
         duration_s=duration_s,
         silent_speakers=tuple(recording is None or recording.lufs == -np.inf for recording in found),
-        sound_track=_original_sound(found, starts_s, duration_s),
+        sound_track=_original_sound(found, [place.start_s for place in places], duration_s),
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a recording lies in time: in samples at 16 kHz, and exactly."""
+
+    start: int
+    end: int
+    start_s: Fraction
+    end_s: Fraction
+
+
+def _places(
+    found: Sequence[Recording | None], audio_type: AudioType, starts_s: Sequence[Fraction]
+) -> tuple[_Place, ...]:
+    """Everyone's place in time; who has no file takes the other one's length."""
+    known = next((recording for recording in found if recording), None)
+    if known is None:
+        raise InputError("no speaker has a sound file", hint="name a sound file for at least one speaker")
+    places = list[_Place]()
+    for number, recording in enumerate(found):
+        start_s = starts_s[number] if starts_s else Fraction(0)
+        start = round(start_s * SPEECH_RATE)
+        if audio_type == "add" and places:
+            start, start_s = places[-1].end, places[-1].end_s
+        length, length_s = (recording or known).num_samples, (recording or known).duration_s
+        places.append(_Place(start, start + length, start_s, start_s + length_s))
+    return tuple(places)
 
 
 def _record(path: Path, raw_path: Path) -> Recording:
@@ -145,19 +182,50 @@ def _record(path: Path, raw_path: Path) -> Recording:
 
 
 def _write_track(
-    recording: Recording | None, start: int, num_samples: int, track_path: Path
+    recording: Recording | None, start: int, num_samples: int, track_path: Path, turns: Sequence[Stretch]
 ) -> npt.NDArray[np.float32]:
-    """Second pass: the levelled recording from sample `start` on, zeros elsewhere, mapped."""
+    """Second pass: the levelled recording from sample `start` on, zeros elsewhere, mapped. `turns`: kept of it."""
     itemsize = np.dtype(np.float32).itemsize
     with track_path.open("wb") as track:
         if recording is not None:
+            _check_turns(recording, turns)
             track.seek(start * itemsize)
+            done = 0
             with recording.raw_path.open("rb") as raw:
                 while data := raw.read(COPY_SAMPLES * itemsize):
-                    track.write((np.frombuffer(data, np.float32) * recording.gain).tobytes())
+                    samples = np.frombuffer(data, np.float32) * recording.gain
+                    track.write((samples * gate(turns, done, len(samples)) if turns else samples).tobytes())
+                    done += len(samples)
             recording.raw_path.unlink()
         track.truncate(num_samples * itemsize)
     return np.memmap(track_path, np.float32, mode="c", shape=(num_samples,))
+
+
+def gate(turns: Sequence[Stretch], first: int, num_samples: int) -> npt.NDArray[np.float32]:
+    """1 within the turns, 0 outside, for samples at 16 kHz from `first` on; turns that touch are one."""
+    merged = list[Stretch]()
+    for start_s, end_s in sorted(turns):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end_s, merged[-1][1]))
+        else:
+            merged.append((start_s, end_s))
+    corners = [
+        (at, height)
+        for start_s, end_s in merged
+        for ramp in [min(RAMP_S, (end_s - start_s) / 2)]
+        for at, height in ((start_s, 0.0), (start_s + ramp, 1.0), (end_s - ramp, 1.0), (end_s, 0.0))
+    ]
+    times = (first + np.arange(num_samples)) / SPEECH_RATE
+    return np.interp(times, *zip(*corners, strict=True), left=0.0, right=0.0).astype(np.float32)
+
+
+def _check_turns(recording: Recording, turns: Sequence[Stretch]) -> None:
+    late = [start_s for start_s, _ in turns if start_s >= recording.duration_s]
+    if late:
+        raise InputError(
+            f"a turn begins at {late[0]:.2f} s, but {recording.path} is over at {float(recording.duration_s):.2f} s",
+            hint="the times of turns are those of the recording",
+        )
 
 
 def _original_sound(
@@ -165,11 +233,12 @@ def _original_sound(
 ) -> SoundTrack:
     """The recordings at full quality, each from its start on."""
     placed = [(recording, start) for recording, start in zip(recordings, starts_s, strict=True) if recording]
+    pieces = dict.fromkeys(SoundPiece(recording.path, start) for recording, start in placed)  # one sound of two: once
     track = SoundTrack(
-        pieces=tuple(SoundPiece(recording.path, start) for recording, start in placed),
+        pieces=tuple(pieces),
         rate=max(kept_rate(recording.rate) for recording, _ in placed),
         num_channels=max(min(2, recording.num_channels) for recording, _ in placed),
         duration_s=duration_s,
     )
-    adds_up = len(placed) > 1 or any(recording.num_channels > 2 for recording, _ in placed)
+    adds_up = len(pieces) > 1 or any(recording.num_channels > 2 for recording, _ in placed)
     return without_clipping(track) if adds_up else track

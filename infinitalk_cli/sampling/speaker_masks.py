@@ -1,38 +1,23 @@
 """Where each of two speakers is, on the grid of the latents.
 
-A speaker is a rectangle of the source picture, given as a box or, without boxes, as the left or right half. It follows
-the picture through resize and crop by nearest neighbour, in the three roundings of the original programs: to the
+A speaker is a part of the source picture: a mask, a box, or without either the left or right half. It follows the
+picture through resize and crop by nearest neighbour, in the three roundings of the original programs: to the
 resized picture, to the latents, and (within the transformer) to the tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from infinitalk_cli.sampling.settings import InvalidInput
+from infinitalk_cli.sampling.speaker_boxes import Box, check_inside, default_boxes, describe
 
 LATENT_PIXELS = 8
 TOKEN_LATENTS = 2
-DEFAULT_MARGIN = 0.05
-"""Share of each side of a half that is left to the background."""
-
-
-class Box(Protocol):
-    """A rectangle in pixels of the source picture, right and bottom exclusive."""
-
-    @property
-    def left(self) -> float: ...
-    @property
-    def top(self) -> float: ...
-    @property
-    def right(self) -> float: ...
-    @property
-    def bottom(self) -> float: ...
 
 
 class Crop(Protocol):
@@ -52,51 +37,39 @@ class Crop(Protocol):
     def left(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class PixelBox:
-    """A `Box` in whole pixels."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-def speaker_masks(source_height: int, source_width: int, crop: Crop, boxes: Sequence[Box] | None = None) -> Tensor:
+def speaker_masks(
+    source_height: int, source_width: int, crop: Crop, places: Sequence[Box | Tensor] | None = None
+) -> Tensor:
     """Masks `(3, height / 8, width / 8)` of the crop, of zeros and ones, float32: speaker 1, speaker 2, background.
 
-    Args: source_height, source_width: of the picture that the boxes refer to. boxes: of both speakers, in order; None
-        puts speaker 1 in the left half and speaker 2 in the right.
-    Raises: InvalidInput: if a box leaves the picture, or nothing of it is left in the video.
+    Args: source_height, source_width: of the picture that the places refer to. places: of both speakers, in order: a
+        box, or `(source_height, source_width)` of true and false; None puts speaker 1 in the left half and speaker 2
+        in the right.
+    Raises: InvalidInput: if a box leaves the picture, or nothing of a place is left in the video.
     """
-    if boxes is None:
-        boxes = default_boxes(source_height, source_width)
-    if len(boxes) != 2:
-        raise InvalidInput(f"{len(boxes)} boxes for 2 speakers", hint="give one box for each speaker, or none")
+    if places is None:
+        places = default_boxes(source_height, source_width)
+    if len(places) != 2:
+        raise InvalidInput(f"{len(places)} boxes for 2 speakers", hint="give one box for each speaker, or none")
     rows = source_positions(source_height, crop.resized_height, crop.top, crop.height)
     columns = source_positions(source_width, crop.resized_width, crop.left, crop.width)
     masks: list[Tensor] = []
-    for number, box in enumerate(boxes, start=1):
-        _check_inside(number, box, source_height, source_width)
-        mask = _inside(rows, box.top, box.bottom)[:, None] & _inside(columns, box.left, box.right)
+    for number, place in enumerate(places, start=1):
+        if isinstance(place, Tensor):
+            mask, what = place[rows.long()][:, columns.long()], "mask"
+        else:
+            check_inside(number, place, source_height, source_width)
+            mask = _inside(rows, place.top, place.bottom)[:, None] & _inside(columns, place.left, place.right)
+            what = f"box, {describe(place)},"
         if not mask[::TOKEN_LATENTS, ::TOKEN_LATENTS].any():
             raise InvalidInput(
-                f"nothing of the box of speaker {number}, {describe(box)}, is left in the video: it shows "
+                f"nothing of the {what} of speaker {number} is left in the video: it shows "
                 f"{crop.width} x {crop.height} pixels from ({crop.left}, {crop.top}) on of the picture's "
                 f"{source_width} x {source_height}, resized to {crop.resized_width} x {crop.resized_height}",
-                hint="make the box larger, or crop the picture around the speakers",
+                hint="make it larger, or crop the picture around the speakers; `talk preview` draws it",
             )
         masks.append(mask)
     return torch.stack([*masks, ~(masks[0] | masks[1])]).float()
-
-
-def default_boxes(height: int, width: int, margin: float = DEFAULT_MARGIN) -> tuple[PixelBox, PixelBox]:
-    """The left and the right half of a picture, each smaller by `margin` of its size on every side."""
-    half = width // 2
-    top, bottom = int(height * margin), int(height * (1 - margin))
-    left, right = int(half * margin), int(half * (1 - margin))
-    second_left, second_right = int(half * margin + half), int(half * (1 - margin) + half)
-    return PixelBox(left, top, right, bottom), PixelBox(second_left, top, second_right, bottom)
 
 
 def source_positions(source: int, resized: int, offset: int, target: int) -> Tensor:
@@ -111,20 +84,5 @@ def nearest(values: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(values[None, None], size=size, mode="nearest")[0, 0]
 
 
-def describe(box: Box) -> str:
-    """The numbers of a box for a message."""
-    return f"left {box.left:g}, top {box.top:g}, right {box.right:g}, bottom {box.bottom:g}"
-
-
 def _inside(positions: Tensor, start: float, end: float) -> Tensor:
     return (positions >= round(start)) & (positions < round(end))
-
-
-def _check_inside(number: int, box: Box, height: int, width: int) -> None:
-    if 0 <= box.left < box.right <= width and 0 <= box.top < box.bottom <= height:
-        return
-    raise InvalidInput(
-        f"the box of speaker {number}, {describe(box)}, is not a rectangle within the picture's "
-        f"{width} x {height} pixels",
-        hint="boxes are left, top, right, bottom in pixels of the source picture",
-    )

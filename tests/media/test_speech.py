@@ -80,6 +80,35 @@ def test_one_file_may_serve_two_speakers(tmp_path: Path) -> None:
     assert np.array_equal(tracks.waveforms[0], tracks.waveforms[1])
 
 
+def test_a_recording_may_begin_later(tmp_path: Path) -> None:
+    first, second = sound(tmp_path, "a", 1.0), sound(tmp_path, "bb", 0.5)
+    tracks = prepare_speech([first, second], tmp_path, starts_s=[0.0, 0.75])
+    alone = prepare_speech([second], tmp_path).waveforms[0]
+    assert tracks.duration_s == Fraction(5, 4)
+    assert tracks.num_samples == (20_000, 20_000)
+    assert not tracks.waveforms[1][:12_000].any()
+    assert np.array_equal(tracks.waveforms[1][12_000:], alone)
+    assert [piece.start_s for piece in tracks.sound_track.pieces] == [0, Fraction(3, 4)]
+
+
+def test_of_one_conversation_each_speaker_hears_their_own_turns(tmp_path: Path) -> None:
+    path = sound(tmp_path, "both", 2.0)
+    whole = prepare_speech([path], tmp_path).waveforms[0].copy()
+    tracks = prepare_speech([path, path], tmp_path, turns=[[(0.0, 0.5), (0.5, 0.75)], [(0.75, 2.5)]])
+    first, second = tracks.waveforms
+    assert np.array_equal(first[160 : 12_000 - 160], whole[160 : 12_000 - 160])  # turns that touch: no gap
+    assert not first[12_000:].any()
+    assert not second[:12_000].any()
+    assert np.array_equal(second[12_000 + 160 :], whole[12_000 + 160 :])
+    assert [piece.path for piece in tracks.sound_track.pieces] == [path]  # heard once
+
+
+def test_a_turn_after_the_end_of_the_recording_is_refused(tmp_path: Path) -> None:
+    path = sound(tmp_path, "short", 0.5)
+    with pytest.raises(InputError, match=r"a turn begins at 3\.00 s, but .*short\.wav is over at 0\.50 s"):
+        prepare_speech([path], tmp_path, turns=[[(0.0, 0.2), (3.0, 4.0)]])
+
+
 def test_a_silent_file_is_left_as_it_is_and_reported(tmp_path: Path) -> None:
     tracks = prepare_speech([write_wav(tmp_path / "quiet.wav", np.zeros((16_000, 1), np.float32), 16_000)], tmp_path)
     assert tracks.silent

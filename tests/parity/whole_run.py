@@ -27,7 +27,8 @@ from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.networks import build_audio_encoder, build_image_encoder, build_text_encoder, build_vae
 from infinitalk_cli.sampling.conditioning import AudioEmbeds, Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import ApgSettings, Compatibility, SamplingSettings
-from infinitalk_cli.sampling.speaker_masks import DEFAULT_MARGIN, PixelBox, default_boxes, speaker_masks
+from infinitalk_cli.sampling.speaker_boxes import DEFAULT_MARGIN, PixelBox, default_boxes
+from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Networks, generate_chunks
 from infinitalk_cli.weights import WeightFiles
 from tests.parity.conftest import TinyTree
