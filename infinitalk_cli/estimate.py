@@ -123,9 +123,18 @@ class Estimate:
 
 
 def estimate(
-    shape: JobShape, profile: Profile, rate: Rate, *, free_bytes: int | None, sizes: DiTConfig = PUBLISHED
+    shape: JobShape,
+    profile: Profile,
+    rate: Rate,
+    *,
+    free_bytes: int | None,
+    sizes: DiTConfig = PUBLISHED,
+    num_gpus: int = 1,
 ) -> Estimate:
-    """Predict a run of a settled profile. `free_bytes`: on the GPU, None for a run on the CPU."""
+    """Predict a run of a settled profile. `free_bytes`: on the GPU, None for a run on the CPU.
+
+    Of `num_gpus` the first needs the most memory, and the time is as if they lost none on each other.
+    """
     on_gpu = free_bytes is not None
     resident = 0 if free_bytes is None else resident_blocks(profile, shape, free_bytes, sizes)
     passes = profile.num_steps * passes_per_step(profile)
@@ -134,12 +143,13 @@ def estimate(
     if rate.flops_per_s is not None:
         copied = (sizes.num_layers - resident) * block_bytes(profile.quant, sizes) if on_gpu else 0
         copy_s = copied / rate.copy_bytes_per_s if rate.copy_bytes_per_s else 0.0
-        pass_s = max(flops / rate.flops_per_s, copy_s)
+        pass_s = max(flops / rate.flops_per_s / num_gpus, copy_s)
     pixels = shape.width * shape.height
     decode_s = VAE_S_PER_PIXEL * pixels * VAE_TFLOPS / rate.peak_tflops if rate.peak_tflops else None
     return Estimate(
         vram_bytes=vram_bytes(shape, profile, resident, sizes) if on_gpu else None,
-        ram_bytes=ram_bytes(profile, resident, sizes, on_gpu=on_gpu),
+        ram_bytes=ram_bytes(profile, resident, sizes, on_gpu=on_gpu)
+        + (num_gpus - 1) * process_bytes(profile, resident, sizes),
         scratch_bytes=shape.num_speakers * shape.num_frames * 16_000 * 4 // shape.fps,
         num_chunks=num_chunks(shape.num_frames, profile),
         passes_per_chunk=passes,
@@ -147,7 +157,7 @@ def estimate(
         num_blocks=sizes.num_layers,
         pass_s=pass_s,
         decode_s=decode_s,
-        basis=rate.basis,
+        basis=rate.basis if num_gpus == 1 else f"{rate.basis}; shared by {num_gpus} GPUs without loss",
     )
 
 
@@ -261,6 +271,12 @@ def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED,
         return PROGRAM_BYTES + streamed
     encoders = IMAGE_ENCODER_BYTES + VAE_BYTES // 2 + AUDIO_ENCODER_BYTES
     return PROGRAM_BYTES + max(streamed + outside_bytes(sizes) + encoders, TEXT_ENCODER_BYTES[profile.quant])
+
+
+def process_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:
+    """Main memory for each further GPU: its process has streamed blocks of its own."""
+    streamed = sizes.num_layers + 1 if num_resident < sizes.num_layers else 0
+    return PROGRAM_BYTES + streamed * block_bytes(profile.quant, sizes)
 
 
 def rate_of(gpu: Gpu | None, measured_flops_per_s: float | None = None) -> Rate:

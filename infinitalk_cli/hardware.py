@@ -41,6 +41,7 @@ __all__ = [
     "Sources",
     "Wsl",
     "choose_gpu",
+    "choose_gpus",
     "cuda_environment",
     "detect_hardware",
     "usable_ram_bytes",
@@ -165,11 +166,38 @@ def choose_gpu(hardware: Hardware, wish: str | None = None) -> Gpu | None:
     return max(hardware.visible_gpus, key=_fitness)  # the first of equals
 
 
-def cuda_environment(hardware: Hardware, gpu: Gpu) -> dict[str, str]:
-    """The variables to set before torch is imported, so that its device 0 is `gpu`; none on a machine with one GPU."""
-    if len(hardware.gpus) == 1 and gpu.mig_index is None:
+def choose_gpus(hardware: Hardware, first: Gpu, number: int) -> tuple[Gpu, ...]:
+    """`first` and the GPUs to share its work: those most like it, the fittest before the others.
+
+    The instances of a MIG card can't exchange data, so they don't count.
+    Raises: EnvironmentUnfitError: if there are fewer.
+    """
+    whole = [gpu for gpu in hardware.visible_gpus if gpu.mig_index is None]
+    others = [gpu for gpu in whole if gpu is not first]
+    others.sort(key=lambda gpu: (gpu.name == first.name, *_fitness(gpu)), reverse=True)
+    found = (first, *others)[:number]
+    if number > 1 and (len(found) < number or first.mig_index is not None):
+        raise too_few_gpus(number, len(whole))
+    return found
+
+
+def too_few_gpus(number: int, there: int) -> EnvironmentUnfitError:
+    """What to say when `number` of GPUs are asked for and so many are there."""
+    count = {0: "no GPU", 1: "1 GPU"}.get(there, f"{there} GPUs")
+    return EnvironmentUnfitError(
+        f"--gpus {number}: this machine has {count} that could share the work",
+        hint="leave --gpus out; cards that CUDA_VISIBLE_DEVICES hides and MIG instances don't count, "
+        "`talk doctor` shows all",
+    )
+
+
+def cuda_environment(hardware: Hardware, *gpus: Gpu) -> dict[str, str]:
+    """The variables to set before torch is imported, so that its devices are `gpus`; none on a machine with one GPU."""
+    if len(hardware.gpus) == 1 and all(gpu.mig_index is None for gpu in gpus):
         return {}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index)}
+    by_uuid = all(gpu.uuid for gpu in gpus)  # a list is of one kind
+    names = [str(gpu.uuid if by_uuid else gpu.index) for gpu in gpus]
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(names)}
 
 
 def _import_psutil() -> Any:

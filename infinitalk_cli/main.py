@@ -20,8 +20,8 @@ from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run, ta
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult
-from infinitalk_cli.run_choice import RunChoice, estimate_run, read_sizes, refuse_misfit
-from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text
+from infinitalk_cli.run_choice import estimate_run, read_sizes, refuse_misfit
+from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text, sharing_lines
 from infinitalk_cli.weights_commands import weights_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -66,7 +66,7 @@ def generate(options: GenerateOptions) -> None:
         if options.dry_run:
             show_plan(prepared, console)
             return
-        bind_gpu(prepared.choice)
+        bind_gpus(prepared)
         for note in (*notes(request), *predictions(prepared)):
             console.note(note)
         from infinitalk_cli import runner  # torch loads here, after the input is known to be good
@@ -140,7 +140,7 @@ def show_plan(prepared: PreparedRun, console: Console) -> None:
     planned = plan_job(prepared.request)
     found, lines = predict(prepared, planned.shape)
     text = plan_text(prepared.choice, planned, found, lines)
-    console.result(text, plan_record(prepared.choice, planned, found))
+    console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus))
 
 
 def predictions(prepared: PreparedRun) -> list[str]:
@@ -161,18 +161,18 @@ def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, li
     if sizes is None or unseen:
         return None, []
     refuse_misfit(choice, request.profile, shape, sizes)
-    found = estimate_run(choice, request.profile, shape, sizes)
+    found = estimate_run(choice, request.profile, shape, sizes, num_gpus=request.num_gpus)
     faster_s = None
     if found.seconds is not None and found.seconds > LONG_RUN_S and not request.profile.lora:
         fast = settle(request.profile, choice.said.wishes, request.engine, find_preset("fast"))
-        faster_s = estimate_run(choice, fast, shape, sizes).seconds
-    return found, estimate_lines(found, shape, faster_s)
+        faster_s = estimate_run(choice, fast, shape, sizes, num_gpus=request.num_gpus).seconds
+    return found, [*sharing_lines(prepared.gpus), *estimate_lines(found, shape, faster_s)]
 
 
-def bind_gpu(choice: RunChoice) -> None:
-    """Tie torch, which is not there yet, to the chosen GPU. Where --device names one, the user has done so."""
-    if choice.gpu is not None and choice.said.device == AUTO:
-        os.environ.update(cuda_environment(choice.hardware, choice.gpu))
+def bind_gpus(prepared: PreparedRun) -> None:
+    """Tie torch, which is not there yet, to the chosen GPUs. Where --device names one, the user has done so."""
+    if prepared.gpus and prepared.choice.said.device == AUTO:
+        os.environ.update(cuda_environment(prepared.choice.hardware, *prepared.gpus))
 
 
 def notes(request: GenerateRequest) -> list[str]:

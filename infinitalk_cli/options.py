@@ -18,13 +18,13 @@ import typer
 
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.estimate import all_parameters
-from infinitalk_cli.hardware import detect_hardware
+from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.options_media import DubbingOptions, SoundOptions
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
-from infinitalk_cli.request import GenerateRequest, check_request, parse_lora
-from infinitalk_cli.run_choice import RunChoice, Said, choose_run, refuse_gpuless, with_quant
+from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora
+from infinitalk_cli.run_choice import RunChoice, Said, choose_run, gpus_of, read_sizes, refuse_gpuless, with_quant
 from infinitalk_cli.run_loras import loras_of_run
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
 from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
@@ -230,6 +230,15 @@ class MainOptions:
             metavar="N", help="Number or UUID of the GPU.", show_default="the fittest", rich_help_panel=MACHINE
         ),
     ] = None
+    gpus: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="GPUs of this machine that share the work on one video: 2, 4, 5 or 8.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = 1
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)] = "auto"
     num_persistent_param_in_dit: Annotated[
         int | None,
@@ -311,10 +320,11 @@ def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A request that is ready to start, and how its profile was chosen."""
+    """A request that is ready to start, and how its profile was chosen. `gpus`: see `gpus_of`."""
 
     request: GenerateRequest
     choice: RunChoice
+    gpus: tuple[Gpu, ...] = ()
 
 
 def prepare_run(options: GenerateOptions) -> PreparedRun:
@@ -354,13 +364,17 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         sound=options.sound_wishes,
         resident_parameters=resident_parameters(profile),
         convert=not options.no_convert,
+        num_gpus=options.gpus,
     )
     check_request(replace(request, overwrite=True) if options.dry_run else request)  # a dry run writes nothing
     refuse_gpuless(run)
+    gpus = gpus_of(run, request.num_gpus)
     if weights_dir is not None:
+        if (sizes := read_sizes(weights_dir)) is not None:
+            check_shares(request.num_gpus, sizes.num_heads)
         files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
         request = replace(request, loras=loras_of_run(request.loras, profile, files, weights_dir))
-    return PreparedRun(request, run)
+    return PreparedRun(request, run, gpus)
 
 
 def resident_parameters(profile: Profile) -> int | None:

@@ -24,6 +24,9 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
 """The worst picture that x264 can be asked for; 0 is lossless."""
 
+MOST_GPUS = 8
+"""In one host."""
+
 
 @dataclass(frozen=True)
 class LoraFile:
@@ -43,7 +46,7 @@ class GenerateRequest:
     number, as the reference program does, not by time. `source`, `sound`: what is done with a source video, and with
     the recordings. `device`: "auto", "cpu", "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many
     may stay on the GPU, the others are streamed; None for as many as find room. `convert`: make compact weights first
-    if that pays.
+    if that pays. `num_gpus`: of this machine, to share every pass.
     """
 
     job: Job
@@ -65,6 +68,7 @@ class GenerateRequest:
     sound: SoundWishes = field(default_factory=SoundWishes)
     resident_parameters: int | None = None
     convert: bool = True
+    num_gpus: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,16 @@ def check_request(request: GenerateRequest) -> None:
         raise InputError("\n  ".join([f"{len(problems)} options can't work:", *problems]))
 
 
+def check_shares(num_gpus: int, num_heads: int) -> None:
+    """Refuse a number of GPUs that can't have equally many attention heads. Raises: InputError: with those that can."""
+    if num_heads % num_gpus:
+        fitting = [str(number) for number in range(2, MOST_GPUS + 1) if num_heads % number == 0]
+        raise InputError(
+            f"--gpus {num_gpus}: the model's {num_heads} attention heads can't be divided equally among them",
+            hint=f"--gpus {' or '.join(fitting)}" if fitting else "leave --gpus out",
+        )
+
+
 def parse_lora(text: str) -> LoraFile:
     """Read FILE or FILE:SCALE. Raises: InputError: if the file is not there or the scale no number."""
     name, colon, tail = text.rpartition(":")
@@ -123,6 +137,8 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"--teacache-threshold must be above 0, not {request.step_cache_threshold:g}"
     yield from request.source.problems(by_index=request.reference_by_index)
     yield from request.sound.problems()
+    if request.num_gpus > 1 and request.device not in ("auto", "cuda"):
+        yield f"--gpus {request.num_gpus} does not go with --device {request.device}; --gpu N names the first GPU"
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:
         yield f"--device must be auto, cpu, cuda or cuda:N, not {request.device!r}"
 

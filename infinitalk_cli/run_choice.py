@@ -16,7 +16,7 @@ from typing import Any
 from infinitalk_cli.bench_store import measured_flops_per_s
 from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError
 from infinitalk_cli.estimate import PUBLISHED, Estimate, JobShape, estimate, rate_of
-from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu
+from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu, choose_gpus, too_few_gpus
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_choice import Choice, choose_profile, counted, fit, memory_shortfall, remedy
 from infinitalk_cli.profiles import (
@@ -155,6 +155,18 @@ def refuse_gpuless(run: RunChoice) -> None:
         )
 
 
+def gpus_of(run: RunChoice, number: int) -> tuple[Gpu, ...]:
+    """The GPUs that are to share a run, the profile's first; none for the CPU, or where torch alone knows them.
+
+    Raises: EnvironmentUnfitError: if there are fewer.
+    """
+    if run.gpu is not None:
+        return choose_gpus(run.hardware, run.gpu, number)
+    if number > 1 and run.said.device != "cuda":
+        raise too_few_gpus(number, 0)
+    return ()
+
+
 def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig) -> None:
     """Stop a run that can't fit. Raises: DoesNotFitError: with the number needed and what would fit."""
     shortfall = memory_shortfall(profile, run.hardware, run.gpu, shape, sizes)
@@ -164,11 +176,14 @@ def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTC
     raise DoesNotFitError(f"the {profile.name} profile {shortfall}", hint=hint)
 
 
-def estimate_run(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig = PUBLISHED) -> Estimate:
+def estimate_run(
+    run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig = PUBLISHED, *, num_gpus: int = 1
+) -> Estimate:
     """Predict the run of a settled profile."""
     free_bytes = run.gpu.free_bytes if run.gpu else None
     measured = measured_flops_per_s(run.gpu.name, profile.quant) if run.gpu else None
-    return estimate(shape, profile, rate_of(run.gpu, measured), free_bytes=free_bytes, sizes=sizes)
+    rate = rate_of(run.gpu, measured)
+    return estimate(shape, profile, rate, free_bytes=free_bytes, sizes=sizes, num_gpus=num_gpus)
 
 
 def read_sizes(weights_dir: Path) -> DiTConfig | None:

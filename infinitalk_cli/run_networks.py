@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -30,30 +31,49 @@ OnNote = Callable[[str], None]
 OnStage = Callable[[nn.Module], AbstractContextManager[object]]
 
 
+@dataclass(frozen=True)
+class PlacedTransformer:
+    """The video transformer, and how networks come to the device. `keep`: they all stay there."""
+
+    dit: DiT
+    on_stage: OnStage
+    keep: bool
+
+
 def load_networks(
     request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device, on_note: OnNote
 ) -> Networks:
-    """The networks of the video. A transformer that does not fit on the GPU is streamed to it block by block."""
-    dtype = compute_dtype(request, device)
-    on_gpu = device.type == "cuda"
-    keep = on_gpu and request.resident_parameters is None and fits(dit_size_bytes(files, dtype), device)
-    home = device if keep else torch.device("cpu")
+    """The networks of the video."""
     with ThreadPoolExecutor(1) as beside:  # seconds of Python, while that of the transformer waits for files
         beside.submit(import_library)
-        dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
-    on_stage = Residency(device, keep=keep).on_stage
-    if on_gpu and not keep:
-        on_stage = stream_blocks(dit, request, device, on_stage, on_note)
+        placed = load_transformer(request, files, loras, device, on_note)
+    on_gpu, on_stage = device.type == "cuda", placed.on_stage
     if on_gpu and request.resident_parameters is None:
-        on_stage = keep_steady_values(dit, device, on_stage)
+        on_stage = keep_steady_values(placed.dit, device, on_stage)
+    home = device if placed.keep else torch.device("cpu")
     return Networks(
-        dit=dit,
-        vae=load_vae(files, home, fast=on_gpu and not keep),
+        dit=placed.dit,
+        vae=load_vae(files, home, fast=on_gpu and not placed.keep),
         image_encoder=build_image_encoder(files, dtype=torch.float16 if on_gpu else torch.float32, device=home),
         match_color=match_color,
         device=device,
         on_stage=on_stage,
     )
+
+
+def load_transformer(
+    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device, on_note: OnNote
+) -> PlacedTransformer:
+    """The video transformer. One that does not fit on the GPU is streamed to it block by block."""
+    dtype = compute_dtype(request, device)
+    on_gpu = device.type == "cuda"
+    keep = on_gpu and request.resident_parameters is None and fits(dit_size_bytes(files, dtype), device)
+    home = device if keep else torch.device("cpu")
+    dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
+    on_stage = Residency(device, keep=keep).on_stage
+    if on_gpu and not keep:
+        on_stage = stream_blocks(dit, request, device, on_stage, on_note)
+    return PlacedTransformer(dit, on_stage, keep)
 
 
 def load_vae(files: WeightFiles, home: torch.device, *, fast: bool) -> VideoVAE:

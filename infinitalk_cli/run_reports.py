@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import duration
 from infinitalk_cli.estimate import Estimate, JobShape
+from infinitalk_cli.hardware import Gpu
 from infinitalk_cli.run_choice import RunChoice
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ LONG_RUN_S = 1800.0
 def choice_line(run: RunChoice) -> str:
     """Which profile, and why."""
     return f"{run.base.name} profile: {'; '.join(run.choice.reasons)}"
+
+
+def sharing_lines(gpus: Sequence[Gpu]) -> list[str]:
+    """Which GPUs share the work; nothing for one."""
+    if len(gpus) < 2:
+        return []
+    return ["GPUs that share every pass: " + ", ".join(f"{gpu.label} ({gpu.name})" for gpu in gpus)]
 
 
 def estimate_lines(found: Estimate, shape: JobShape, faster_s: float | None = None) -> list[str]:
@@ -46,12 +54,15 @@ def plan_text(run: RunChoice, planned: PlannedJob, found: Estimate | None, lines
     return "\n".join([choice_line(run), seen, *told])
 
 
-def plan_record(run: RunChoice, planned: PlannedJob, found: Estimate | None) -> dict[str, object]:
+def plan_record(
+    run: RunChoice, planned: PlannedJob, found: Estimate | None, gpus: Sequence[Gpu] = ()
+) -> dict[str, object]:
     """The same for programs."""
     shape = planned.shape
     return {
         "profile": run.base.name,
         "gpu": run.gpu.label if run.gpu else None,
+        "gpus": [gpu.label for gpu in gpus],
         "reasons": list(run.choice.reasons),
         "width": shape.width,
         "height": shape.height,

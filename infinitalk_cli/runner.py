@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.run_speech import embed_speech, num_output_frames
+from infinitalk_cli.run_team import open_team
 from infinitalk_cli.sampling.conditioning import Conditioning
 from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
@@ -59,7 +60,7 @@ def generate(
     """
     device = pick_device(request.device)
     progress = RunProgress(on_progress, on_gpu=device.type == "cuda")
-    with foreseen_errors(), scratch_dir() as work_dir:
+    with foreseen_errors(), scratch_dir() as work_dir, ExitStack() as at_end:
         # 1. What is said, and what is seen.
         inputs = read_inputs(request, work_dir, progress, on_note)
 
@@ -68,8 +69,10 @@ def generate(
         progress.stage("text", "encoding the prompt")
         prompts = encode_prompts(request, files, inputs.settings, device)
         progress.stage("weights", "loading the networks")
+        share = at_end.enter_context(open_team(request, files, device, foreseen_errors))
         networks = load_networks(request, files, inputs.loras, device, on_note)
         conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
+        networks = share(networks)
 
         # 3. Chunk by chunk into the file.
         progress.begin_video()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from infinitalk_cli import hardware_gpu
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
-from infinitalk_cli.hardware import Hardware, choose_gpu, cuda_environment, visible_gpus
+from infinitalk_cli.hardware import Hardware, choose_gpu, choose_gpus, cuda_environment, visible_gpus
 from tests.hardware_fixtures import RecordedNvml, hardware, look, recording
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -376,6 +376,18 @@ class TestChoice:
             found = hardware(name)
             for gpu in found.visible_gpus:
                 assert visible_gpus(found.gpus, cuda_environment(found, gpu)) == (gpu,)
+
+    def test_the_run_is_tied_to_several_cards_in_their_order(self) -> None:
+        found = hardware("rtx3060-and-4090")
+        both = choose_gpus(found, found.gpus[1], 2)
+        assert both == (found.gpus[1], found.gpus[0])
+        assert visible_gpus(found.gpus, cuda_environment(found, *both)) == both
+
+    def test_cards_like_the_first_come_before_others(self) -> None:
+        found = hardware("a100-80-pair")
+        other = replace(found.gpus[0], index=2, name="NVIDIA H200", uuid="GPU-2", total_bytes=150 << 30)
+        three = replace(found, gpus=(other, *found.gpus), visible_gpus=(other, *found.gpus))
+        assert choose_gpus(three, found.gpus[0], 2) == found.gpus
 
     def test_a_single_card_needs_no_variables(self) -> None:
         found = hardware("rtx4090-desktop")

@@ -93,6 +93,36 @@ def test_a_dry_run_in_json(desk: Path, talk_on: Talk) -> None:
     assert len(record["crop_box"]) == 4
 
 
+def test_a_dry_run_names_the_gpus_that_share_the_work(desk: Path, talk_on: Talk) -> None:
+    alone = json.loads(talk_on("a100-80-pair", *DRY, "--json").stdout)
+    assert alone["gpus"] == [alone["gpu"]]
+    result = talk_on("a100-80-pair", *DRY, "--gpus", "2", "--gpu", "1")
+    name = "NVIDIA A100 80GB PCIe"
+    assert f"GPUs that share every pass: 1 ({name}), 0 ({name})" in result.stdout
+    assert "shared by 2 GPUs without loss" in result.stdout
+    shared = json.loads(talk_on("a100-80-pair", *DRY, "--gpus", "2", "--json").stdout)
+    assert shared["estimate"]["pass_s"] == pytest.approx(alone["estimate"]["pass_s"] / 2)
+    assert shared["estimate"]["ram_bytes"] > alone["estimate"]["ram_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "arguments", "exit_code", "told"),
+    [
+        ("h200", ("--gpus", "2"), 3, "--gpus 2: this machine has 1 GPU that could share the work"),
+        ("no-gpu-laptop", ("--gpus", "2", "--profile", "demo"), 3, "--gpus 2: this machine has no GPU"),
+        ("a100-80-pair", ("--gpus", "4"), 3, "--gpus 4: this machine has 2 GPUs"),
+        ("a100-40-mig", ("--gpus", "2"), 3, "MIG instances don't count"),
+        ("a100-80-pair", ("--gpus", "2", "--device", "cuda:1"), 2, "--gpus 2 does not go with --device cuda:1"),
+        ("a100-80-pair", ("--gpus", "0"), 2, "--gpus"),
+    ],
+)
+def test_gpus_that_cannot_share_are_refused(
+    desk: Path, talk_on: Talk, machine: str, arguments: tuple[str, ...], exit_code: int, told: str
+) -> None:
+    result = talk_on(machine, *DRY, *arguments)
+    assert (result.exit_code, told in result.stderr) == (exit_code, True), result.stderr
+
+
 def test_a_long_run_is_told_what_the_fast_preset_would_take(desk: Path, talk_on: Talk) -> None:
     assert "with --preset fast about" not in talk_on("h200", *DRY).stdout
     result = talk_on("rtx3090-desktop", *DRY, "--quant", "none", available_ram_bytes=60 * 10**9)

@@ -68,6 +68,11 @@ def kernel_asked_for() -> Kernel | None:
     return _wish.get()
 
 
+def current_wish() -> Kernel | None:
+    """What `use_kernel` has settled."""
+    return _wish.get()
+
+
 def kernel_for(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
     """The kernel that serves such tensors; the first call of a kind times the candidates."""
     if not q.is_cuda or q.dtype not in _HALF or q.shape[-1] > _FUSED_HEAD_DIM or q.requires_grad:

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from infinitalk_cli.models.attention import Kernel, current_wish
 from infinitalk_cli.models.dit import BlockResidual
 
 
@@ -27,10 +28,11 @@ from infinitalk_cli.models.dit import BlockResidual
 class PassMessage:
     """One pass. `call`: the pickled arguments without tensors. `residual`: its number, and whether it is used again.
 
-    `gone`: numbers of residuals that nobody needs any more.
+    `kernel`: the attention to use, None for the fastest. `gone`: numbers of residuals that nobody needs any more.
     """
 
     call: bytes
+    kernel: Kernel | None
     residual: tuple[int, bool] | None
     gone: tuple[int, ...]
 
@@ -54,7 +56,7 @@ class PassWriter:
         pickler = _Pickler(pickled, self.device)
         pickler.dump(arguments)
         told = None if residual is None else (self._number(residual), bool(residual.reuse))
-        message = PassMessage(pickled.getvalue(), told, tuple(self._gone))
+        message = PassMessage(pickled.getvalue(), current_wish(), told, tuple(self._gone))
         self._gone.clear()
         return message, pickler.tensors
 

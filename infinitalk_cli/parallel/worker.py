@@ -23,6 +23,7 @@ from typing import Any, Literal, NoReturn
 import torch
 
 from infinitalk_cli.errors import TalkError
+from infinitalk_cli.models.attention import use_kernel
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.parallel.group import join_group
 from infinitalk_cli.parallel.passes import PassMessage, PassReader
@@ -87,7 +88,8 @@ def serve(duty: Duty, pipe: Connection) -> None:
         dit.divide_tokens = divider(duty.rank, duty.num_ranks)
         reader = PassReader(duty.device)
         while isinstance(order := orders.get(), PassMessage):
-            dit(**reader.read(order))
+            with use_kernel(order.kernel):
+                dit(**reader.read(order))
 
 
 def as_talk_error(error: Exception) -> TalkError:
