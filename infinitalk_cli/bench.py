@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -41,6 +42,7 @@ from infinitalk_cli.measure_encoders import (
     measure_text,
 )
 from infinitalk_cli.models.attention import chosen_kernels
+from infinitalk_cli.progress import OnProgress, Progress, ignore_progress
 
 SINGLE: dict[str, Callable[[Workload, Stopwatch], Measured]] = {
     "first-pass": measure_first_pass,
@@ -68,7 +70,9 @@ class BenchWishes:
     is_tiny: bool = False
 
 
-def run_bench(wishes: BenchWishes, on_result: Callable[[Measured], None]) -> dict[str, object]:
+def run_bench(
+    wishes: BenchWishes, on_result: Callable[[Measured], None], on_progress: OnProgress = ignore_progress
+) -> dict[str, object]:
     """Measure everything asked for; `on_result` hears of each figure as it comes.
 
     Raises: InputError: for a name that means nothing. EnvironmentUnfitError: without the device.
@@ -81,7 +85,11 @@ def run_bench(wishes: BenchWishes, on_result: Callable[[Measured], None]) -> dic
     work = TINY if wishes.is_tiny else Workload(wishes.height, wishes.width)
     watch = Stopwatch(torch.device(wishes.device), repeats=wishes.repeats)
     results: list[Measured] = []
-    for name, setting in sorted(settings.items(), key=lambda item: item[0] != "first-pass"):
+    begun_s = time.monotonic()
+    ordered = sorted(settings.items(), key=lambda item: item[0] != "first-pass")
+    for number, (name, setting) in enumerate(ordered):
+        elapsed_s = time.monotonic() - begun_s
+        on_progress(Progress("bench", fraction=number / len(settings), elapsed_s=elapsed_s, message=name))
         try:
             for found in _measure(name, setting, work, watch):
                 on_result(found)

@@ -2,7 +2,7 @@
 
 stdout carries data: a path as the last line, or one JSON object. stderr carries talk: notes, progress, errors with
 what, where and a hint. On a terminal progress is a moving bar, elsewhere it is plain lines that a log can keep. Rich
-is imported when the bar is wanted; colours obey NO_COLOR, tracebacks appear with TALK_DEBUG=1 alone.
+is imported when the bar is wanted; colours obey NO_COLOR, tracebacks appear with --debug or TALK_DEBUG=1 alone.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ ProgressForm = Literal["auto", "rich", "plain", "json", "none"]
 class Console:
     """The terminal of one command. `quiet`: errors and data alone. `as_json`: data as one JSON object.
 
-    `form`: of the progress; "auto" is a moving bar on a terminal and plain lines elsewhere.
+    `form`: of the progress; "auto" is a moving bar on a terminal and plain lines elsewhere. `debug`: errors with their
+    tracebacks.
     """
 
     quiet: bool = False
     as_json: bool = False
+    debug: bool = False
     form: ProgressForm = "auto"
 
     def result(self, line: str, record: Mapping[str, object]) -> None:
@@ -53,13 +55,17 @@ class Console:
         _say("error", error.message, color=typer.colors.RED)
         if error.hint:
             _say("hint", error.hint, color=typer.colors.CYAN)
-        _traceback_if_asked(error)
+        self._traceback_if_asked(error)
 
     def unexpected(self, error: BaseException) -> None:
         """A failure that we did not foresee."""
         _say("error", f"unexpected: {type(error).__name__}: {error}", color=typer.colors.RED)
-        _say("hint", "TALK_DEBUG=1 shows where; please report it with that output", color=typer.colors.CYAN)
-        _traceback_if_asked(error)
+        _say("hint", "--debug shows where; please report it with that and `talk env`", color=typer.colors.CYAN)
+        self._traceback_if_asked(error)
+
+    def _traceback_if_asked(self, error: BaseException) -> None:
+        if self.debug or os.environ.get("TALK_DEBUG") == "1":
+            _talk("".join(traceback.format_exception(error)))
 
     @contextmanager
     def progress(self) -> Generator[OnProgress, None, None]:
@@ -185,11 +191,6 @@ def _talk(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except OSError:
         _let_go(sys.stderr)
-
-
-def _traceback_if_asked(error: BaseException) -> None:
-    if os.environ.get("TALK_DEBUG") == "1":
-        _talk("".join(traceback.format_exception(error)))
 
 
 def _write_data(text: str) -> None:

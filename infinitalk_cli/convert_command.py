@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
+from infinitalk_cli.console_options import ProgressOptions
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.options import Engine
 from infinitalk_cli.request import parse_lora
@@ -31,7 +32,7 @@ class CompactForm(str, Enum):
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(ProgressOptions):
     """Everything that `talk weights convert` can be told."""
 
     quant: Annotated[CompactForm, typer.Option(help="Form of the transformer and the text encoder.")] = CompactForm.bf16
@@ -48,7 +49,6 @@ class ConvertOptions:
             help="Folder of the weights.", show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder"
         ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 
 
 def convert_weights(options: ConvertOptions) -> None:
@@ -63,7 +63,7 @@ def convert_weights(options: ConvertOptions) -> None:
     talk weights convert --speakers 2 --dry-run
     talk weights convert --quant fp8 --lora lightx2v.safetensors:0.8
     """
-    console = Console(as_json=options.as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         from infinitalk_cli.convert import is_done, refuse_full_disk
         from infinitalk_cli.weights_record import Record, locked

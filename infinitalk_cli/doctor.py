@@ -80,6 +80,7 @@ class Examination:
     choice: Choice
     weights_dir: Path
     python: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
+    num_speakers: int = 1
 
 
 def examine(found: Examination) -> list[Check]:
@@ -154,13 +155,13 @@ def _check_python(python: tuple[int, int]) -> Check:
 
 
 def _check_weights(found: Examination) -> Iterator[Check]:
-    """Whether the files of a run with one speaker are there, and room for them if not."""
+    """Whether the files of the run are there, and room for them if not."""
     profile = found.choice.profile
     if profile.demo_weights:
         return
-    command = download_command(1, _form_with_room(found))
+    command = download_command(found.num_speakers, _form_with_room(found))
     try:
-        files = locate(found.weights_dir, num_speakers=1, quant=profile.quant)
+        files = locate(found.weights_dir, num_speakers=found.num_speakers, quant=profile.quant)
     except WeightsError as error:
         yield Check("weights", False, False, error.message.splitlines()[0].rstrip(":"), command)
         yield from _check_room(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infinitalk_cli import __version__
@@ -21,12 +21,24 @@ COMMANDS = ("talk", "python", "uv", "pip", "sudo", "wsl", "export", "unset")
 """A fix that begins with one of these is a command, any other is advice."""
 
 
-def judge(profile: str | None, gpu: str | None, weights_dir: Path | None) -> tuple[Hardware, RunChoice, list[Check]]:
-    """Look at the machine and check what a run needs. None leaves the choice to the machine."""
-    folder = find_weights_dir(weights_dir)
+@dataclass(frozen=True)
+class Wish:
+    """What to judge; None leaves the choice to the machine."""
+
+    profile: str | None = None
+    gpu: str | None = None
+    weights_dir: Path | None = None
+    num_speakers: int = 1
+
+
+def judge(wish: Wish) -> tuple[Hardware, RunChoice, list[Check]]:
+    """Look at the machine and check what a run needs."""
+    folder = find_weights_dir(wish.weights_dir)
     hardware = detect_hardware([folder, Path()])
-    run = with_weights_there(choose_run(_said(profile, gpu), hardware), folder, num_speakers=1)
-    return hardware, run, examine(Examination(hardware, read_packages(), run.choice, folder))
+    run = choose_run(_said(wish.profile, wish.gpu), hardware)
+    run = with_weights_there(run, folder, num_speakers=wish.num_speakers)
+    found = Examination(hardware, read_packages(), run.choice, folder, num_speakers=wish.num_speakers)
+    return hardware, run, examine(found)
 
 
 def env_block_here() -> str:

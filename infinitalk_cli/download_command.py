@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
+from infinitalk_cli.console_options import ProgressOptions, taking
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.hardware import detect_hardware
-from infinitalk_cli.options import Engine, PresetName, Quant, taking
+from infinitalk_cli.options import Engine, PresetName, Quant
 from infinitalk_cli.profiles import AUTO, find_preset, find_profile
 from infinitalk_cli.run_choice import Said, choose_run
 from infinitalk_cli.settings_files import Setting, read_settings
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from infinitalk_cli.hub import Hub
     from infinitalk_cli.manifest import HubFile, Need
 
-WHAT, HOW, OUTPUT = "What", "How", "Output"
+WHAT, HOW = "What", "How"
 
 
 @dataclass(frozen=True)
-class DownloadOptions:
+class DownloadOptions(ProgressOptions):
     """Everything that `talk download` can be told."""
 
     profile: Annotated[
@@ -118,10 +119,6 @@ class DownloadOptions:
     parallel: Annotated[
         int, typer.Option(min=1, max=16, help="Files fetched at the same time.", rich_help_panel=HOW)
     ] = 4
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the folder alone.", rich_help_panel=OUTPUT)] = (
-        False
-    )
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False
 
 
 @taking(DownloadOptions)
@@ -135,7 +132,7 @@ def download(options: DownloadOptions) -> None:
     talk download --quant int8 --speakers 2 --lora lightx2v
     talk download --only vae
     """
-    console = Console(quiet=options.quiet, as_json=options.as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         weights_dir = find_weights_dir(options.weights_dir)
         need = wanted_need(options, console)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job_file import EXAMPLE_JOB, parse_job, read_text
+from infinitalk_cli.job_media import is_video_file
 from infinitalk_cli.subtitles import BadSubtitles, NamedTurn, Turn, read_turns, share_out
 
 if TYPE_CHECKING:
@@ -155,31 +156,6 @@ def job_from_flags(
 def _fields_of(given: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
     """What was given for one speaker."""
     return {name: values[number] for name, values in given.items() if number < len(values)}
-
-
-def is_video_file(path: Path) -> bool:
-    """Whether the first bytes are those of a video; where they tell nothing, the name decides."""
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    if head[4:8] == b"ftyp":
-        return head[8:12] not in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or head[8:12] == b"WEBP":
-        return False
-    if head.startswith((b"\x1aE\xdf\xa3", b"FLV", b"\0\0\1\xba", b"\0\0\1\xb3", b"0&\xb2u")) or head[8:12] == b"AVI ":
-        return True
-    return path.suffix.lower() in (
-        ".mp4",
-        ".avi",
-        ".mov",
-        ".mkv",
-        ".flv",
-        ".wmv",
-        ".webm",
-        ".mpeg",
-        ".mpg",
-        ".ts",
-        ".m4v",
-    )
 
 
 def _checked(raw: Mapping[str, Any], source: _Source) -> Job:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from infinitalk_cli.errors import InputError
+from infinitalk_cli.job_media import media_hint
 
 MAX_JOB_BYTES = 1_000_000
 """A job is a few hundred bytes; a larger file is something else, given by mistake."""
@@ -32,11 +33,11 @@ def read_text(path: Path, what: str = "job file") -> str:
     except (OSError, ValueError) as error:
         raise InputError(f"can't read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_JOB_BYTES:
-        raise InputError(f"{path} is no {what}: larger than {MAX_JOB_BYTES // 1000} kB")
+        raise InputError(f"{path} is no {what}: larger than {MAX_JOB_BYTES // 1000} kB", hint=media_hint([str(path)]))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        hint = "a picture or a sound goes to --image, --video or --audio"
+        hint = media_hint([str(path)]) or "a picture or a sound goes to --image, --video or --audio"
         raise InputError(f"{path} is no {what}: no UTF-8 text (byte {error.start})", hint=hint) from error
 
 

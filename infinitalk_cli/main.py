@@ -1,6 +1,5 @@
 """The `talk` command: options in, one call per command, errors out as exit codes."""
 
-import json
 import os
 from dataclasses import asdict
 from typing import Annotated
@@ -8,15 +7,15 @@ from typing import Annotated
 import typer
 
 from infinitalk_cli import __version__
-from infinitalk_cli.bench_store import store_bench
+from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
+from infinitalk_cli.console_options import taking
 from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
-from infinitalk_cli.errors import InputError
 from infinitalk_cli.estimate import Estimate, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
-from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run, taking
+from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult
@@ -24,7 +23,11 @@ from infinitalk_cli.run_choice import estimate_run, read_sizes, refuse_misfit
 from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text, sharing_lines
 from infinitalk_cli.weights_commands import weights_app
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # commands have it from here
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -44,7 +47,7 @@ def talk(
         raise typer.Exit
 
 
-@app.command(no_args_is_help=True)
+@app.command()
 @taking(GenerateOptions)
 def generate(options: GenerateOptions) -> None:
     """Turn a picture or a video, and speech, into a talking video.
@@ -57,9 +60,7 @@ def generate(options: GenerateOptions) -> None:
     talk generate --video clip.mp4 --audio french.wav --prompt "A woman talks."
     talk generate job.json --profile demo
     """
-    console = Console(quiet=options.quiet, as_json=options.as_json, form=options.progress.value)
-    if options.debug:
-        os.environ["TALK_DEBUG"] = "1"
+    console = options.console()
     with errors_as_exit_codes(console), stops_as_interrupts():
         prepared = prepare_run(options)
         request = prepared.request
@@ -75,62 +76,6 @@ def generate(options: GenerateOptions) -> None:
             result = runner.generate(request, on_progress=on_progress, on_note=console.note)
         console.note(closing_note(request, result))
         console.result(str(result.output), result_record(request, result))
-
-
-@app.command()
-def bench(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[WHAT]...",
-            help="A stage: first-pass, load, text, image, audio, vae, color, ceilings. Or a way to run the "
-            "transformer: bf16, fp8, int8, each with any of -streamed, -plain, -attention8, -two-speakers.",
-            show_default="ceilings bf16 fp8",
-        ),
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Of the real size; times don't depend on their values.")
-    ] = False,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "448x896",
-    repeats: Annotated[int, typer.Option(help="Times to measure each.", min=1)] = 5,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cuda",
-    tiny: Annotated[bool, typer.Option("--tiny", help="Small networks, to try the command.")] = False,
-) -> None:
-    """Time the networks on this machine: a table, then one line of JSON.
-
-    \b
-    Examples:
-    talk bench --random-weights
-    talk bench --random-weights fp8 fp8-streamed --size 704x1280
-    talk bench --random-weights --tiny --device cpu bf16
-    """
-    console = Console()
-    with errors_as_exit_codes(console):
-        if not random_weights:
-            raise InputError("bench measures with random weights only", hint="add --random-weights")
-        height, _, width = size.partition("x")
-        if (
-            not (height.isdecimal() and width.isdecimal())
-            or int(height) % 16
-            or int(width) % 16
-            or "0" in (height, width)
-        ):
-            raise InputError(f"--size must be height x width, multiples of 16 such as 448x896, not {size!r}")
-        from infinitalk_cli.bench import BenchWishes, Measured, result_line, result_table, run_bench  # torch loads here
-
-        chosen = tuple(names or ("ceilings", "bf16", "fp8"))
-        wishes = BenchWishes(chosen, int(height), int(width), repeats, device, is_tiny=tiny)
-        figures: list[Measured] = []
-
-        def tell(found: Measured) -> None:
-            figures.append(found)
-            console.note(result_line(found))
-
-        record = run_bench(wishes, tell)
-        console.note(result_table(figures))
-        if not tiny and (path := store_bench(record)):
-            console.note(f"kept in {path} for the estimates of talk generate")
-        console.result(json.dumps(record), record)
 
 
 def show_plan(prepared: PreparedRun, console: Console) -> None:
@@ -206,6 +151,7 @@ def result_record(request: GenerateRequest, result: GenerateResult) -> dict[str,
     return {**asdict(result), "output": str(result.output), "duration_s": result.duration_s, **chosen}
 
 
+app.command()(bench)
 app.command()(download)
 app.command()(doctor)
 app.command()(env)

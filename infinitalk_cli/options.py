@@ -1,25 +1,24 @@
 """The options of `talk generate` and what they mean: the one way from a command line to a `GenerateRequest`.
 
-The options are the fields of a frozen dataclass, so that they travel as one value; `taking` shows them to Typer.
 Everything is checked here, before the engine is imported: a wrong option costs a fraction of a second, not the
 loading of torch.
 """
 
-import inspect
 import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
+from infinitalk_cli.console_options import OUTPUT, ProgressOptions
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.estimate import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
+from infinitalk_cli.job_media import media_hint
 from infinitalk_cli.options_media import DubbingOptions, SoundOptions
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
@@ -36,7 +35,7 @@ LARGEST_RANDOM_SEED = 2**31
 OPTION_OF_KEY = {"steps": "num_steps"}
 """Fields of `GenerateOptions` whose name is not the setting's."""
 
-INPUT, OUTPUT, SAMPLING, MACHINE, TUNING = "Input", "Output", "Quality and speed", "Weights and machine", "Fine tuning"
+INPUT, SAMPLING, MACHINE, TUNING = "Input", "Quality and speed", "Weights and machine", "Fine tuning"
 
 
 class AudioType(str, Enum):
@@ -66,16 +65,6 @@ class Engine(str, Enum):
 
     infinitetalk = "infinitetalk"
     multitalk = "multitalk"
-
-
-class ProgressWish(str, Enum):
-    """How progress is shown: a bar on a terminal and lines elsewhere, or as said."""
-
-    auto = "auto"
-    rich = "rich"
-    plain = "plain"
-    json = "json"
-    none = "none"
 
 
 class PresetName(str, Enum):
@@ -115,13 +104,14 @@ class TextEncoderPlace(str, Enum):
 
 
 @dataclass(frozen=True)
-class MainOptions:
+class MainOptions(ProgressOptions):
     """Job, output, quality and machine."""
 
     input_json: Annotated[
         Path | None,
         typer.Argument(metavar="JOB.json", help="A job file. Or leave it out and use --image and --audio."),
     ] = None
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None
     image: Annotated[Path | None, typer.Option(help="Picture of the speaker.", rich_help_panel=INPUT)] = None
     video: Annotated[Path | None, typer.Option(help="Video of the speaker, to be dubbed.", rich_help_panel=INPUT)] = (
         None
@@ -166,15 +156,6 @@ class MainOptions:
         float | None, typer.Option(help="Stop there.", show_default="length of the speech", rich_help_panel=OUTPUT)
     ] = None
     crf: Annotated[int, typer.Option(help="H.264 quality: 0 lossless, 51 worst.", rich_help_panel=OUTPUT)] = 17
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the path alone.", rich_help_panel=OUTPUT)] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False
-    progress: Annotated[
-        ProgressWish,
-        typer.Option(help="Form of the progress on stderr; json: an object per line.", rich_help_panel=OUTPUT),
-    ] = ProgressWish.auto
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel=OUTPUT)] = (
-        False
-    )
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, and start nothing.", rich_help_panel=OUTPUT)
     ] = False
@@ -303,21 +284,6 @@ class GenerateOptions(SoundOptions, DubbingOptions, MainOptions):
     """Everything that `talk generate` can be told; the help shows the last base first."""
 
 
-def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """Let a command that takes one dataclass show that dataclass's fields to Typer as its options."""
-
-    def wrap(command: Callable[[Any], None]) -> Callable[..., None]:
-        def run(**values: Any) -> None:
-            command(options(**values))
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__annotations__ = get_type_hints(options, include_extras=True)
-        setattr(run, "__signature__", inspect.signature(options))  # noqa: B010  functions have no such declared field
-        return run
-
-    return wrap
-
-
 @dataclass(frozen=True)
 class PreparedRun:
     """A request that is ready to start, and how its profile was chosen. `gpus`: see `gpus_of`."""
@@ -412,8 +378,24 @@ def with_weights_there(run: RunChoice, weights_dir: Path | None, *, num_speakers
     return run
 
 
+def refuse_nothing(options: GenerateOptions) -> None:
+    """Raises: InputError: if the options name nothing to make a video of, or more than one job."""
+    if options.more:
+        given = [str(options.input_json), *options.more]
+        if meant := media_hint(given):
+            raise InputError(f"{', '.join(given)}: pictures and sounds are named by options", hint=meant)
+        raise InputError(f"one job at a time, not {', '.join(given)}", hint="run talk generate once for each")
+    if not (options.input_json or options.image or options.video or options.audio):
+        raise InputError(
+            "nothing to make a video of: name a picture and speech, or a job file",
+            hint="talk generate --image face.png --audio speech.wav, or: talk generate job.json\n"
+            "      talk generate --help has all options",
+        )
+
+
 def read_options_job(options: GenerateOptions) -> Job:
     """The job of the file, where the options may say its texts anew; or the job of the options alone."""
+    refuse_nothing(options)
     audio_type = options.audio_type.value if options.audio_type else None
     if options.input_json is None:
         return job_from_flags(

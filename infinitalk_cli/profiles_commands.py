@@ -1,22 +1,19 @@
 """`talk profiles ls` and `talk profiles show`: what there is, and what a run would be made of, value by value."""
 
-from __future__ import annotations
-
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from infinitalk_cli.console import Console, errors_as_exit_codes
+from infinitalk_cli.console import errors_as_exit_codes
+from infinitalk_cli.console_options import ConsoleOptions, taking
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.profiles import AUTO, PRESETS, PROFILES, Profile
 from infinitalk_cli.run_choice import Said, choose_run, values_of
 from infinitalk_cli.run_reports import choice_line
 from infinitalk_cli.settings_files import Setting, read_settings
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 profiles_app = typer.Typer(
     no_args_is_help=True,
@@ -31,15 +28,25 @@ profiles_app = typer.Typer(
 )
 
 
+@dataclass(frozen=True)
+class ShowOptions(ConsoleOptions):
+    """Everything that `talk profiles show` can be told."""
+
+    name: Annotated[str, typer.Argument(help="A profile, or auto: what suits this machine.")] = AUTO
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="quality, balanced or fast.")] = None
+    gpu: Annotated[str | None, typer.Option(metavar="N", help="Number or UUID of the GPU.")] = None
+
+
 @profiles_app.command("ls")
-def list_profiles(as_json: JsonOption = False) -> None:
+@taking(ConsoleOptions)
+def list_profiles(options: ConsoleOptions) -> None:
     """List every profile and preset.
 
     \b
     Example:
     talk profiles ls --json
     """
-    console = Console(as_json=as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         rows = [(profile.name, *_columns(profile), profile.description) for profile in PROFILES]
         rows += [(f"--preset {preset.name}", "", "", preset.description) for preset in PRESETS]
@@ -48,23 +55,19 @@ def list_profiles(as_json: JsonOption = False) -> None:
 
 
 @profiles_app.command("show")
-def show_profile(
-    name: Annotated[str, typer.Argument(help="A profile, or auto: what suits this machine.")] = AUTO,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="quality, balanced or fast.")] = None,
-    gpu: Annotated[str | None, typer.Option(metavar="N", help="Number or UUID of the GPU.")] = None,
-    as_json: JsonOption = False,
-) -> None:
+@taking(ShowOptions)
+def show_profile(options: ShowOptions) -> None:
     """Show every value of a profile as a run here would have it, and where it comes from.
 
     \b
     Example:
     talk profiles show auto
     """
-    console = Console(as_json=as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         settings = read_settings(os.environ, Path.cwd())
-        settings["profile"] = Setting(name, "the command line")
-        for key, value in (("preset", preset), ("gpu", gpu)):
+        settings["profile"] = Setting(options.name, "the command line")
+        for key, value in (("preset", options.preset), ("gpu", options.gpu)):
             if value is not None:
                 settings[key] = Setting(value, f"--{key}")
         run = choose_run(Said(settings), detect_hardware())

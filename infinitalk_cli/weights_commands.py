@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
+from infinitalk_cli.console_options import ConsoleOptions, ProgressOptions, taking
 from infinitalk_cli.convert_command import ConvertOptions, convert_weights
 from infinitalk_cli.download_command import profile_quant
 from infinitalk_cli.errors import InputError, WeightsError
-from infinitalk_cli.options import Engine, Quant, taking
+from infinitalk_cli.options import Engine, Quant
 from infinitalk_cli.weights import find_weights_dir
 
 if TYPE_CHECKING:
@@ -29,7 +30,66 @@ WeightsDirOption = Annotated[
     Path | None,
     typer.Option(help="Folder of the weights.", show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder"),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@dataclass(frozen=True)
+class ListOptions(ConsoleOptions):
+    """Everything that `talk weights ls` can be told."""
+
+    weights_dir: WeightsDirOption = None
+
+
+@dataclass(frozen=True)
+class PathOptions(ConsoleOptions):
+    """Everything that `talk weights path` can be told."""
+
+    file: Annotated[str | None, typer.Argument(help="A file as `ls` names it.", show_default="the folder")] = None
+    weights_dir: WeightsDirOption = None
+
+
+@dataclass(frozen=True)
+class VerifyOptions(ProgressOptions):
+    """Everything that `talk weights verify` can be told."""
+
+    files: Annotated[list[str] | None, typer.Argument(help="Files or folders, with wildcards.", show_default="all")] = (
+        None
+    )
+    full: Annotated[bool, typer.Option("--full", help="Read every byte and compare digests.")] = False
+    weights_dir: WeightsDirOption = None
+
+
+@dataclass(frozen=True)
+class ImportOptions(ProgressOptions):
+    """Everything that `talk weights import` can be told."""
+
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where another program keeps its weights.")]
+    weights_dir: WeightsDirOption = None
+    symlink: Annotated[bool, typer.Option("--symlink", help="From another disk, link by name instead of copying.")] = (
+        False
+    )
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Recognise by known sums and names; don't ask the hub.")
+    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and take nothing.")] = False
+
+
+@dataclass(frozen=True)
+class RemoveOptions(ConsoleOptions):
+    """Everything that `talk weights rm` can be told."""
+
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders to delete, with wildcards.", show_default="none")
+    ] = None
+    profile: Annotated[str | None, typer.Option(help="Keep what this profile needs, delete the rest.")] = None
+    quant: Annotated[Quant | None, typer.Option(help="Keep this form, delete the rest.")] = None
+    speakers: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Keep what so many speakers need.", show_default="1 and 2")
+    ] = None
+    engine: Annotated[Engine, typer.Option(help="Keep this model.")] = Engine.infinitetalk
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")] = False
+    weights_dir: WeightsDirOption = None
+
 
 weights_app = typer.Typer(
     no_args_is_help=True,
@@ -48,52 +108,45 @@ weights_app.command("convert")(taking(ConvertOptions)(convert_weights))
 
 
 @weights_app.command("ls")
-def list_weights(weights_dir: WeightsDirOption = None, as_json: JsonOption = False) -> None:
+@taking(ListOptions)
+def list_weights(options: ListOptions) -> None:
     """Show what is there, and which runs it suffices for.
 
     \b
     Example:
     talk weights ls
     """
-    console = Console(as_json=as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         from infinitalk_cli.weights_record import Record
         from infinitalk_cli.weights_reports import tree_record, tree_table
         from infinitalk_cli.weights_tree import list_tree, sufficiencies
 
-        folder = find_weights_dir(weights_dir)
+        folder = find_weights_dir(options.weights_dir)
         files, runs = list_tree(folder, Record(folder)), sufficiencies(folder)
         console.result(tree_table(folder, files, runs), tree_record(folder, files, runs))
 
 
 @weights_app.command("path")
-def print_path(
-    file: Annotated[str | None, typer.Argument(help="A file as `ls` names it.", show_default="the folder")] = None,
-    weights_dir: WeightsDirOption = None,
-) -> None:
+@taking(PathOptions)
+def print_path(options: PathOptions) -> None:
     """Print the weights folder, or where one of its files is.
 
     \b
     Example:
     talk weights path Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth
     """
-    console = Console()
+    console = options.console()
     with errors_as_exit_codes(console):
-        path = find_weights_dir(weights_dir) / (file or "")
-        if file and not path.is_file():
+        path = find_weights_dir(options.weights_dir) / (options.file or "")
+        if options.file and not path.is_file():
             raise WeightsError(f"there is no {path}", hint="`talk weights ls` shows what there is")
-        console.result(str(path), {})
+        console.result(str(path), {"path": str(path)})
 
 
 @weights_app.command("verify")
-def verify_weights(
-    files: Annotated[
-        list[str] | None, typer.Argument(help="Files or folders, with wildcards.", show_default="all")
-    ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Read every byte and compare digests.")] = False,
-    weights_dir: WeightsDirOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@taking(VerifyOptions)
+def verify_weights(options: VerifyOptions) -> None:
     """Check that the weights are whole: lengths and headers, or every byte with --full.
 
     \b
@@ -101,17 +154,17 @@ def verify_weights(
     talk weights verify
     talk weights verify --full InfiniteTalk
     """
-    console = Console(as_json=as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         from infinitalk_cli.download import Meter
         from infinitalk_cli.weights_record import Record
         from infinitalk_cli.weights_reports import findings_record, findings_table, verified_note
         from infinitalk_cli.weights_tree import check_tree, list_tree, matching
 
-        folder = find_weights_dir(weights_dir)
+        folder = find_weights_dir(options.weights_dir)
         record = Record(folder)
         tree = list_tree(folder, record)
-        tree = matching(tree, files) if files else tree
+        tree = matching(tree, options.files) if options.files else tree
         meter = Meter(sum(file.size for file in tree), stage="verify")
         with console.progress() as on_progress:
 
@@ -119,9 +172,9 @@ def verify_weights(
                 meter.add(num_bytes)
                 on_progress(meter.read())
 
-            findings = list(check_tree(tree, record, full=full, on_bytes=count))
+            findings = list(check_tree(tree, record, full=options.full, on_bytes=count))
         damaged = [finding for finding in findings if finding.problem]
-        if findings or as_json:
+        if findings or options.as_json:
             console.result(findings_table(findings), findings_record(findings, tree))
         if not findings:
             raise no_weights(folder)
@@ -143,18 +196,8 @@ def no_weights(folder: Path) -> WeightsError:
 
 
 @weights_app.command("import", no_args_is_help=True)
-def import_weights(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where another program keeps its weights.")],
-    weights_dir: WeightsDirOption = None,
-    symlink: Annotated[
-        bool, typer.Option("--symlink", help="From another disk, link by name instead of copying.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Recognise by known sums and names; don't ask the hub.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and take nothing.")] = False,
-    as_json: JsonOption = False,
-) -> None:
+@taking(ImportOptions)
+def import_weights(options: ImportOptions) -> None:
     """Take over weights that are on this machine already, without a second copy on the same disk.
 
     \b
@@ -162,22 +205,23 @@ def import_weights(
     talk weights import weights
     talk weights import ComfyUI/models --dry-run
     """
-    console = Console(as_json=as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         from infinitalk_cli.weights_import import wanted_places
         from infinitalk_cli.weights_record import locked
         from infinitalk_cli.weights_reports import import_record, import_table
 
+        folder = options.folder
         if not folder.is_dir():
             raise InputError(f"no such folder: {folder}")
-        target = find_weights_dir(weights_dir)
-        wanted = wanted_places(target, remote_files(offline=offline, console=console))
+        target = find_weights_dir(options.weights_dir)
+        wanted = wanted_places(target, remote_files(offline=options.offline, console=console))
         matches = compare_all(wanted, folder, target, console)
-        if dry_run:
+        if options.dry_run:
             console.result(import_table(matches, []), import_record(matches, []))
             return
         with locked(target, console.note):
-            done = bring_all(matches, target, console, symlink=symlink)
+            done = bring_all(matches, target, console, symlink=options.symlink)
         console.result(import_table(matches, done), import_record(matches, done))
 
 
@@ -241,25 +285,6 @@ def remote_files(*, offline: bool, console: Console) -> Callable[["HubFile"], "R
     return remote_of
 
 
-@dataclass(frozen=True)
-class RemoveOptions:
-    """Everything that `talk weights rm` can be told."""
-
-    files: Annotated[
-        list[str] | None, typer.Argument(help="Files or folders to delete, with wildcards.", show_default="none")
-    ] = None
-    profile: Annotated[str | None, typer.Option(help="Keep what this profile needs, delete the rest.")] = None
-    quant: Annotated[Quant | None, typer.Option(help="Keep this form, delete the rest.")] = None
-    speakers: Annotated[
-        int | None, typer.Option(min=1, max=2, help="Keep what so many speakers need.", show_default="1 and 2")
-    ] = None
-    engine: Annotated[Engine, typer.Option(help="Keep this model.")] = Engine.infinitetalk
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")] = False
-    weights_dir: WeightsDirOption = None
-    as_json: JsonOption = False
-
-
 @weights_app.command("rm", no_args_is_help=True)
 @taking(RemoveOptions)
 def remove_weights(options: RemoveOptions) -> None:
@@ -273,7 +298,7 @@ def remove_weights(options: RemoveOptions) -> None:
     talk weights rm --quant fp8 --speakers 1 --yes
     talk weights rm InfiniteTalk/multi
     """
-    console = Console(as_json=options.as_json)
+    console = options.console()
     with errors_as_exit_codes(console):
         from infinitalk_cli.weights_record import Record, locked
         from infinitalk_cli.weights_reports import gigabytes, removal_record, removal_table

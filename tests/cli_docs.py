@@ -19,7 +19,7 @@ Made by `python -m tests.cli_docs > docs/cli.md`; a test compares. stdout is dat
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | unexpected: a mistake of ours; `TALK_DEBUG=1` shows where |
+| 1 | unexpected: a mistake of ours; `--debug` shows where |
 """
 
 
@@ -51,7 +51,7 @@ def section(command: Any, name: str) -> Iterator[str]:
     if examples.strip():
         lines = [line.strip() for line in examples.strip().splitlines()]
         yield from ("```", *[line for line in lines if line and line != "Examples:"], "```", "")
-    rows = [row(parameter) for parameter in command.params if parameter.name != "help"]
+    rows = [row(parameter) for parameter in command.params if parameter.name != "help" and not parameter.hidden]
     if rows:
         yield from ("| option | meaning |", "|---|---|", *rows, "")
 

@@ -69,7 +69,7 @@ def test_traceback_only_when_asked_for(capsys: Captured, monkeypatch: pytest.Mon
     except KeyError as error:
         Console().unexpected(error)
     err = capsys.readouterr().err
-    assert err.startswith("error: unexpected: KeyError: 'a hole'\nhint: TALK_DEBUG=1")
+    assert err.startswith("error: unexpected: KeyError: 'a hole'\nhint: --debug shows where")
     assert ("Traceback" in err) == asked
 
 

@@ -51,7 +51,7 @@ DATA = (
 
 SHELL = (
     *DATA,
-    "console",
+    "console*",
     "options*",
     "run_choice",
     "run_loras",
@@ -83,15 +83,15 @@ class Room:
 ROOMS = (
     Room(("", "errors", "progress", "interrupts"), inside=("*",)),
     Room(("__main__",), may=("main",)),
-    Room(("main",), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
-    Room(("console",), may=("errors", "progress")),
+    Room(("main", "bench_command"), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
+    Room(("console", "console_options"), may=("errors", "progress")),
     Room(("job*", "subtitles"), may=("errors",)),
     Room(("weights", "compact", "repackaged"), may=("errors", "file_headers")),
     Room(STORE, may=("errors", "progress", "weights", "compact", "repackaged")),
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(
         ("download_command", "weights_commands", "convert_command"),
-        may=("console", "options", "run_choice", *DATA),
+        may=("console*", "options", "run_choice", *DATA),
         inside=(*STORE, "weights_reports", "convert", "convert_when_it_pays", "memory*"),
     ),
     Room(
@@ -105,12 +105,12 @@ ROOMS = (
         may=("errors", "hardware*", "models.config"),
     ),
     Room(("run_reports",), may=("console", "run_choice", *DATA), typing_only=("run_plan",)),
-    Room(("profiles_commands",), may=("console", "run_choice", "run_reports", *DATA)),
-    Room(("doctor_commands",), may=("console", "errors"), inside=("doctor*",)),
+    Room(("profiles_commands",), may=("console*", "run_choice", "run_reports", *DATA)),
+    Room(("doctor_commands",), may=("console*", "errors"), inside=("doctor*",)),
     Room(("doctor_reports",), may=("", "doctor*", "options", "run_choice", "run_reports", *DATA)),
     Room(("wishes",)),
     Room(("request",), may=("errors", "job", "profiles", "wishes", "media.part_name")),
-    Room(("options*", "run_choice"), may=(*DATA, "models.config", "run_loras")),
+    Room(("options*", "run_choice"), may=(*DATA, "console_options", "models.config", "run_loras")),
     Room(("run_loras",), may=(*DATA, "manifest")),
     Room(
         ("doctor", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),

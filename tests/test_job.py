@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job import Box, Job, Speaker, is_video_file, job_from_flags, read_job
+from infinitalk_cli.job import Box, Job, Speaker, job_from_flags, read_job
+from infinitalk_cli.job_media import is_video_file
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 MP4 = struct.pack(">I", 24) + b"ftypisom" + bytes(8)

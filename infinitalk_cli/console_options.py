@@ -1,0 +1,73 @@
+"""The options that every command has in common, and how a dataclass of options becomes a command's options.
+
+A command's options are the fields of a frozen dataclass, so that they travel as one value. Those derived from
+`ConsoleOptions` mean the same everywhere: data on stdout, everything else on stderr.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from infinitalk_cli.console import Console
+
+OUTPUT = "Output"
+
+
+class ProgressWish(str, Enum):
+    """How progress is shown: a bar on a terminal and lines elsewhere, or as said."""
+
+    auto = "auto"
+    rich = "rich"
+    plain = "plain"
+    json = "json"
+    none = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleOptions:
+    """How a command speaks."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.", rich_help_panel=OUTPUT)] = (
+        False
+    )
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel=OUTPUT)] = (
+        False
+    )
+
+    def console(self) -> Console:
+        """The terminal as wished."""
+        return Console(quiet=self.quiet, as_json=self.as_json, debug=self.debug)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressOptions(ConsoleOptions):
+    """How a command speaks that takes a while."""
+
+    progress: Annotated[
+        ProgressWish,
+        typer.Option(help="Form of the progress on stderr; json: an object per line.", rich_help_panel=OUTPUT),
+    ] = ProgressWish.auto
+
+    def console(self) -> Console:
+        """The terminal as wished."""
+        return Console(quiet=self.quiet, as_json=self.as_json, debug=self.debug, form=self.progress.value)
+
+
+def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Let a command that takes one dataclass show that dataclass's fields to Typer as its options."""
+
+    def wrap(command: Callable[[Any], None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            command(options(**values))
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = get_type_hints(options, include_extras=True)
+        setattr(run, "__signature__", inspect.signature(options))  # noqa: B010  functions have no such declared field
+        return run
+
+    return wrap
