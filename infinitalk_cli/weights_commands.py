@@ -183,7 +183,7 @@ def verify_weights(options: VerifyOptions) -> None:
                 f"{len(damaged)} of {len(findings)} files are damaged",
                 hint=f"delete them (`talk weights rm {damaged[0].place}`), then `talk download` fetches them again",
             )
-        console.note(verified_note(findings, full=full))
+        console.note(verified_note(findings, full=options.full))
 
 
 def no_weights(folder: Path) -> WeightsError:
