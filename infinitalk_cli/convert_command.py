@@ -40,7 +40,9 @@ class ConvertOptions(ProgressOptions):
     engine: Annotated[Engine | None, typer.Option(help="Which model.", show_default="the one that is there")] = None
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:SCALE]", help="Add a LoRA to the transformer; several are summed."),
+        typer.Option(
+            metavar="FILE[:SCALE]", help="Add a LoRA to the transformer, a file or a name of ours; several are summed."
+        ),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False
     weights_dir: Annotated[
@@ -109,13 +111,15 @@ def read_recipe(options: ConvertOptions, folder: Path) -> "Recipe":
     """The options as the engine wants them."""
     from infinitalk_cli.convert import Recipe
     from infinitalk_cli.memory.lora import read_lora
+    from infinitalk_cli.run_loras import named_lora
 
+    loras = [parse_lora(text, named_lora(folder)) for text in options.lora or ()]
     return Recipe(
         folder,
         options.quant.value,
         options.speakers,
         options.engine.value if options.engine else choose_engine(folder, num_speakers=options.speakers),
-        [read_lora(lora.path, lora.scale) for lora in map(parse_lora, options.lora or [])],
+        [read_lora(lora.path, lora.scale) for lora in loras],
     )
 
 

@@ -24,7 +24,7 @@ from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
 from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run, gpus_of, read_sizes, refuse_gpuless, with_quant
-from infinitalk_cli.run_loras import loras_of_run
+from infinitalk_cli.run_loras import loras_of_run, named_lora
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
 from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
 
@@ -177,7 +177,11 @@ class MainOptions(ProgressOptions):
     seed: Annotated[int, typer.Option(help="Of the noise; -1 for a random one.", rich_help_panel=SAMPLING)] = 42
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:SCALE]", help="Add a LoRA; may be repeated.", rich_help_panel=SAMPLING),
+        typer.Option(
+            metavar="FILE[:SCALE]",
+            help="Add a LoRA: a file, or a name that `talk download --lora` takes. May be repeated.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None
     teacache: Annotated[
         bool, typer.Option("--teacache", help="Skip steps that change little.", rich_help_panel=SAMPLING)
@@ -319,7 +323,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         overwrite=options.overwrite,
         seed=random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed < 0 else options.seed,
         device=options.device,
-        loras=tuple(parse_lora(text) for text in options.lora or ()),
+        loras=tuple(parse_lora(text, named_lora(weights_dir)) for text in options.lora or ()),
         max_seconds=options.max_seconds,
         crf=options.crf,
         apg=options.apg,

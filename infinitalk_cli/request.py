@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,14 +110,18 @@ def check_shares(num_gpus: int, num_heads: int) -> None:
         )
 
 
-def parse_lora(text: str) -> LoraFile:
-    """Read FILE or FILE:SCALE. Raises: InputError: if the file is not there or the scale no number."""
+def parse_lora(text: str, find: Callable[[str], Path] = Path) -> LoraFile:
+    """Read FILE or FILE:SCALE. Args: find: the file that FILE means.
+
+    Raises: InputError: if the file is not there or the scale no number.
+    """
     name, colon, tail = text.rpartition(":")
     is_scale = bool(colon) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", tail) is not None
-    path, scale = (Path(name), float(tail)) if is_scale else (Path(text), 1.0)
+    path, scale = (find(name), float(tail)) if is_scale else (find(text), 1.0)
     if not path.is_file():
         raise InputError(
-            f"--lora: no such file: {path}", hint="--lora FILE, or --lora FILE:SCALE such as x.safetensors:0.8"
+            f"--lora: no such file: {path}",
+            hint="--lora FILE, or FILE:SCALE such as x.safetensors:0.8; or a name that `talk download --lora` takes",
         )
     return LoraFile(path, scale)
 

@@ -7,6 +7,7 @@ that a renamed copy is found too. Of the published merged files only the kind is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from infinitalk_cli.compact import FOLDER, recorded_loras, recorded_sources, sample_digest
@@ -42,6 +43,26 @@ def loras_of_run(
             hint=f"talk download --quant {files.quant} --lora {profile.lora} fetches it",
         )
     return (LoraFile(path, profile.lora_scale),)
+
+
+def named_lora(weights_dir: Path | None) -> Callable[[str], Path]:
+    """What a name on the command line means: a file, or else the LoRA that `talk download` fetches by that name.
+
+    The answer raises: WeightsError: if the folder lacks that one.
+    """
+
+    def find(name: str) -> Path:
+        path = Path(name)
+        if weights_dir is None or name not in LORAS or path.is_file():
+            return path
+        fetched = weights_dir / LORAS[name].place
+        if not fetched.is_file():
+            raise WeightsError(
+                f"the LoRA {name} is not there: {fetched}", hint=f"talk download --only lora --lora {name} fetches it"
+            )
+        return fetched
+
+    return find
 
 
 def holds(transformer: Path, lora: Path) -> bool:

@@ -92,7 +92,7 @@ ROOMS = (
     Room(
         ("download_command", "weights_commands", "convert_command"),
         may=("console*", "options", "run_choice", *DATA),
-        inside=(*STORE, "weights_reports", "convert", "convert_when_it_pays", "memory*"),
+        inside=(*STORE, "run_loras", "weights_reports", "convert", "convert_when_it_pays", "memory*"),
     ),
     Room(
         ("convert_when_it_pays",),

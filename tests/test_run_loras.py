@@ -12,8 +12,8 @@ from infinitalk_cli import compact
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.manifest import LORAS
 from infinitalk_cli.profiles import find_profile
-from infinitalk_cli.request import LoraFile
-from infinitalk_cli.run_loras import loras_of_run
+from infinitalk_cli.request import LoraFile, parse_lora
+from infinitalk_cli.run_loras import loras_of_run, named_lora
 from infinitalk_cli.weights import WeightFiles
 
 PRESETS = LORAS["lightx2v"].place
@@ -85,3 +85,19 @@ def test_published_file_with_a_speed_lora_takes_no_second_one(tmp_path: Path, na
     assert loras_of_run((mine,), WITH_PRESET, files, tmp_path) == (mine,)
     with pytest.raises(InputError, match="has a speed LoRA in it already"):
         loras_of_run((LoraFile(tmp_path / PRESETS),), WITH_PRESET, files, tmp_path)
+
+
+def test_name_of_a_fetched_lora_means_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    find = named_lora(tmp_path / "weights")
+    with pytest.raises(WeightsError, match="the LoRA lightx2v is not there") as caught:
+        parse_lora("lightx2v:0.8", find)
+    assert "talk download --only lora --lora lightx2v" in caught.value.hint
+    fetched = tmp_path / "weights" / PRESETS
+    fetched.parent.mkdir()
+    fetched.touch()
+    assert parse_lora("lightx2v:0.8", find) == LoraFile(fetched, 0.8)
+    with pytest.raises(InputError, match="no such file: nothing"):
+        parse_lora("nothing", find)
+    (tmp_path / "lightx2v").touch()  # a file of that name is meant first
+    assert parse_lora("lightx2v", find) == LoraFile(Path("lightx2v"))
