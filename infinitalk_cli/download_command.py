@@ -162,7 +162,8 @@ def wanted_files(options: DownloadOptions, need: "Need", weights_dir: Path, cons
 
 def wanted_need(options: DownloadOptions, console: Console) -> "Need":
     """What options, environment and files ask for. Raises: InputError: if they name no weights to fetch."""
-    from infinitalk_cli.manifest import DEFAULT_VOICES, VOICES, Need
+    from infinitalk_cli.manifest import Need
+    from infinitalk_cli.voices import DEFAULT_VOICES, VOICES
 
     said = download_said(options)
     preset = None if options.merged_lora else said.value("preset")

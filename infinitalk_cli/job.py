@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from infinitalk_cli.dialogue import Line, parse_dialogue
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job_file import EXAMPLE_JOB, parse_job, read_text
 from infinitalk_cli.job_media import is_video_file
@@ -68,6 +69,7 @@ class Job:
     `reference`: the picture or video. `speakers`: the left one first, where nothing says where they are. With one face
     chosen of several, the second speaker is everyone else, and silent. `audio_type`: "para" for voices at the same
     time, "add" for one after the other. `negative_prompt`: None for the built-in one, "" for none.
+    `dialogue`: what they say in turn, where their speech is made from one text.
     """
 
     reference: Path
@@ -76,6 +78,18 @@ class Job:
     audio_type: AudioType = "para"
     negative_prompt: str | None = None
     is_video: bool = False
+    dialogue: tuple[Line, ...] = ()
+
+    @property
+    def read_aloud(self) -> tuple[int, ...]:
+        """The numbers, from 0, of the speakers whose speech is made from text."""
+        if self.dialogue:
+            return tuple(sorted({line.speaker for line in self.dialogue}))
+        return tuple(
+            number
+            for number, speaker in enumerate(self.speakers)
+            if speaker.audio is None and (speaker.text is not None or speaker.turns)
+        )
 
     @property
     def num_speakers(self) -> int:
@@ -119,12 +133,13 @@ def job_from_flags(
     boxes: Sequence[str] = (),
     masks: Sequence[Path] = (),
     turns: Path | None = None,
+    text: str | None = None,
     audio_type: AudioType = "para",
 ) -> Job:
     """Make a job of options. Paths start at the working directory.
 
     Args: audio: a path per speaker, "none" for a silent one; with `turns` one path for all. boxes, masks:
-        "left,top,right,bottom" or a picture per speaker, or nothing.
+        "left,top,right,bottom" or a picture per speaker, or nothing. text: to be spoken, instead of `audio`.
     Raises: InputError: with every mistake and its option.
     """
     if boxes and masks:
@@ -146,6 +161,7 @@ def job_from_flags(
         "video": None if video is None else str(video),
         "audio": audio[0] if turns and audio else None,
         "turns": None if turns is None else str(turns),
+        "text": text,
         "audio_type": audio_type,
         "speakers": [_fields_of(given, number) for number in range(num_speakers)] or None,
     }
@@ -163,6 +179,8 @@ def _checked(raw: Mapping[str, Any], source: _Source) -> Job:
 
     from infinitalk_cli.job_schema import JobForm, Lookup, relation_problems
 
+    if raw.get("tts_audio") is not None and raw.get("cond_audio") == {}:  # as the reference programs write it
+        raw = {name: value for name, value in raw.items() if name != "cond_audio"}
     problems = list(relation_problems(raw))
     try:
         form = JobForm.model_validate(raw, context=Lookup(folders=source.folders))
@@ -231,7 +249,8 @@ def _job_of(form: JobForm) -> Job:
     """The job of a form without mistakes. Raises: BadSubtitles: for a file of turns that can't be used."""
     reference = form.image or form.video or form.cond_image or form.cond_video
     assert reference is not None  # relation_problems has seen to it
-    speakers = _persons(form) if form.cond_audio is not None else _speakers(form)
+    dialogue = parse_dialogue(form.spoken) if form.spoken else ()
+    speakers = _persons(form) if form.cond_audio or form.tts_audio else _speakers(form, dialogue)
     if len(speakers) == 1 and (speakers[0].box or speakers[0].mask):
         speakers = (*speakers, Speaker(audio=None, everywhere_else=True))
     return Job(
@@ -241,23 +260,32 @@ def _job_of(form: JobForm) -> Job:
         audio_type=form.audio_type,
         negative_prompt=form.negative_prompt,
         is_video=is_video_file(reference),
+        dialogue=dialogue,
     )
 
 
 def _persons(form: JobForm) -> tuple[Speaker, ...]:
-    """The speakers of `cond_audio` and `bbox`."""
-    sounds, boxes = form.cond_audio, form.bbox
+    """The speakers of `cond_audio` or `tts_audio`, and `bbox`."""
+    sounds, boxes, said = form.cond_audio, form.bbox, form.tts_audio
+    if said is not None:
+        voices = [said.human1_voice, said.human2_voice][: said.num_speakers]
+        text = said.text if said.num_speakers == 1 else None
+        return tuple(
+            Speaker(audio=None, box=_box_of(getattr(boxes, f"person{number}", None)), text=text, voice=voice)
+            for number, voice in enumerate(voices, start=1)
+        )
     assert sounds is not None
     names = ["person1", "person2"] if "person2" in sounds.model_fields_set else ["person1"]
     return tuple(Speaker(audio=getattr(sounds, name), box=_box_of(getattr(boxes, name, None))) for name in names)
 
 
-def _speakers(form: JobForm) -> tuple[Speaker, ...]:
-    """The speakers of `speakers`; of `audio` or `turns` alone, where these tell enough."""
+def _speakers(form: JobForm, dialogue: Sequence[Line]) -> tuple[Speaker, ...]:
+    """The speakers of `speakers`; of `audio`, `turns` or `text` alone, where these tell enough."""
     from infinitalk_cli.job_schema import SpeakerForm
 
     turns = () if form.turns is None else _turns_of_file(form.turns)
     num_named = min(MAX_SPEAKERS, len({named.name.casefold() for named in turns if named.name}))
+    num_named = max([num_named, *(line.speaker + 1 for line in dialogue)])
     forms = form.speakers or (SpeakerForm(),) * max(1, num_named)
     shared = share_out(turns, [each.name for each in forms], len(forms)) if turns else ((),) * len(forms)
     return tuple(
@@ -267,7 +295,7 @@ def _speakers(form: JobForm) -> tuple[Speaker, ...]:
             mask=each.mask,
             start_s=each.start,
             turns=own,
-            text=each.text,
+            text=each.text if dialogue or form.text is None else form.text,
             voice=each.voice,
             name=each.name,
         )

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypedDict, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from infinitalk_cli.dialogue import TAG, BadDialogue, parse_dialogue
 from infinitalk_cli.job import DEFAULT_PROMPT, MAX_SPEAKERS
 
 SILENT = "None"
@@ -86,6 +88,28 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _dialogue(text: str) -> str:
+    try:
+        parse_dialogue(text)
+    except BadDialogue as error:
+        raise mistake(str(error)) from error
+    return text
+
+
+def _without_tags(text: str) -> str:
+    if parse_dialogue(text):
+        raise mistake("is one speaker's own; a dialogue of (s1) and (s2) is the text of the whole job")
+    return text
+
+
+def _found_voice(value: str, info: ValidationInfo) -> str:
+    """A voice may be a file; one that is not there is looked for by its name later."""
+    folders = cast(Lookup, info.context)["folders"]
+    with suppress(OSError, ValueError):
+        return next((str(folder / value) for folder in folders if (folder / value).is_file()), value)
+    return value
+
+
 def _silence_as_none(value: object) -> object:
     return None if value == SILENT else value
 
@@ -93,6 +117,9 @@ def _silence_as_none(value: object) -> object:
 ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
 Sound = Annotated[ExistingFile | None, BeforeValidator(_silence_as_none)]
 Text = Annotated[str, AfterValidator(_encodable)]
+Spoken = Annotated[Text, AfterValidator(_dialogue)]
+OneVoice = Annotated[Spoken, AfterValidator(_without_tags)]
+Voice = Annotated[Text, AfterValidator(_found_voice)]
 Side = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=LONGEST_START_S)]
 
@@ -141,8 +168,8 @@ class SpeakerForm(_Form):
     box: SpeakerBox | None = None
     mask: ExistingFile | None = None
     start: Seconds = 0.0
-    text: Text | None = None
-    voice: Text | None = None
+    text: OneVoice | None = None
+    voice: Voice | None = None
 
 
 def _one_or_two(value: object) -> object:
@@ -170,6 +197,26 @@ class PerPersonSound(_Form):
     person2: Sound = None
 
 
+class TextToSpeech(_Form):
+    """`tts_audio`: a text, with (s1) and (s2) before what each of two people says, and their voices."""
+
+    text: Spoken
+    human1_voice: Voice | None = None
+    human2_voice: Voice | None = None
+
+    @property
+    def num_speakers(self) -> int:
+        """Two if the text or the voices say so."""
+        numbers = [line.speaker for line in parse_dialogue(self.text)]
+        return max([1 if self.human2_voice is None else 2, *(number + 1 for number in numbers)])
+
+    @model_validator(mode="after")
+    def _says_who_speaks(self) -> TextToSpeech:
+        if self.human2_voice is not None and not parse_dialogue(self.text):
+            raise mistake("has two voices, but no (s1) and (s2) in its text that say who speaks")
+        return self
+
+
 class PerPersonBox(_Form):
     """`bbox`: where each speaker is."""
 
@@ -193,14 +240,21 @@ class JobForm(_Form):
     cond_audio: PerPersonSound | None = None
     audio_type: Literal["para", "add"] = "para"
     bbox: PerPersonBox | None = None
-    tts_audio: Any = None
+    text: Spoken | None = None
+    tts_audio: TextToSpeech | None = None
     video_audio: Any = None  # written back by the reference programs, never read
+
+    @property
+    def spoken(self) -> str | None:
+        """The text of the whole job, if there is one."""
+        return self.tts_audio.text if self.tts_audio else self.text
 
 
 FORM_OF: Mapping[str, type[_Form]] = {
     "speakers": SpeakerForm,
     "speakers.box": SpeakerBox,
     "cond_audio": PerPersonSound,
+    "tts_audio": TextToSpeech,
     "bbox": PerPersonBox,
     "bbox.person1": BoxForm,
     "bbox.person2": BoxForm,
@@ -222,19 +276,19 @@ def relation_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, "is missing: the picture (or a video) of the speaker"
     elif len(pictures) > 1:
         yield pictures[1], "give a picture or a video, not both"
-    if raw.get("tts_audio") is not None:
-        yield "tts_audio", "speech from text is not possible yet: give recorded speech"
-    if raw.get("cond_audio") is not None:
-        for name in ("speakers", "audio", "turns"):
-            if raw.get(name) is not None:
-                yield name, "the file says by cond_audio already who speaks: give one of them"
+    theirs = next((name for name in ("cond_audio", "tts_audio") if raw.get(name) is not None), None)
+    if theirs is not None:
+        for name in ("speakers", "audio", "turns", "text", "tts_audio"):
+            if raw.get(name) is not None and name != theirs:
+                yield name, f"the file says by {theirs} already who speaks: give one of them"
         yield from _person_problems(raw.get("cond_audio"), raw.get("bbox"))
         return
     if raw.get("bbox") is not None:
         yield "bbox", "goes with cond_audio; here a box stands in speakers"
-    if all(raw.get(name) is None for name in ("speakers", "audio", "tts_audio")):
-        yield "audio" if raw.get("turns") is not None else "cond_audio", "is missing: the recorded speech"
+    if all(raw.get(name) is None for name in ("speakers", "audio", "turns", "text")):
+        yield "cond_audio", "is missing: the recorded speech (or a text to speak)"
     yield from _speaker_problems(raw)
+    yield from _text_problems(raw)
 
 
 def _person_problems(sounds: object, boxes: object) -> Iterator[tuple[str, str]]:
@@ -262,7 +316,7 @@ def _speaker_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for number, speaker in enumerate(speakers):
         yield from ((f"speakers[{number}].{name}", told) for name, told in _problems_of_one(speaker, whole, has_turns))
     sounds = [speaker.get("audio") not in (SILENT, None) or speaker.get("text") for speaker in speakers]
-    if given is not None and not (any(sounds) or whole or has_turns):
+    if given is not None and not (any(sounds) or whole or has_turns or raw.get("text") is not None):
         yield "speakers", "nobody speaks: every speaker is silent"
     if whole and len(speakers) > 1 and not has_turns:
         yield "audio", "is one sound for two speakers: turns says who speaks when, or give each one's own audio"
@@ -274,14 +328,30 @@ def _speaker_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "audio_type", "one after the other (add) leaves no room for start: give one of them"
 
 
+def _text_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong between the text of a whole job and the rest."""
+    text, speakers = raw.get("text"), raw.get("speakers")
+    if not isinstance(text, str):
+        return
+    for name in ("audio", "turns"):
+        if raw.get(name) is not None:
+            yield "text", f"there is {name} already: give one of them"
+    listed = [each for each in speakers if isinstance(each, Mapping)] if isinstance(speakers, list) else []
+    if any(each.get("audio") is not None or each.get("text") is not None for each in listed):
+        yield "text", "there is a speaker with audio or text of their own already: give one of them"
+    numbers = set(map(int, TAG.findall(text)))
+    if listed and len(listed) < max(numbers, default=1):
+        yield "text", "has two people speak, but speakers names one"
+    if len(listed) > max(numbers, default=1):
+        yield "text", "has nobody but the first speaker speak: (s1) and (s2) before a sentence say who does"
+
+
 def _problems_of_one(speaker: Mapping[str, Any], whole: bool, has_turns: bool) -> Iterator[tuple[str, str]]:
     has_sound = speaker.get("audio") not in (SILENT, None)
     if speaker.get("box") is not None and speaker.get("mask") is not None:
         yield "mask", "give a box or a mask, not both"
     if has_sound and speaker.get("text") is not None:
         yield "text", "give a sound or a text to speak, not both"
-    if speaker.get("text") is not None:
-        yield "text", "speech from text is not possible yet: give recorded speech"
     if has_sound and (whole or has_turns):
         yield "audio", f"there is {'one sound for all (audio)' if whole else 'turns'} already: give one of them"
     if has_turns and speaker.get("start"):

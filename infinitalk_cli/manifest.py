@@ -20,12 +20,12 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from infinitalk_cli.errors import InputError
+from infinitalk_cli.voices import SPEECH_SYNTHESIS, VOICES
 from infinitalk_cli.weights import BASE, INFINITETALK, MULTITALK, NUM_PUBLISHED_SHARDS, SPEECH, Engine, Quant
 
 Purpose = Literal["transformer", "adapter", "text", "tokenizer", "image", "vae", "audio", "lora", "tts"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
-SPEECH_SYNTHESIS = "Kokoro-82M"
 MAIN_BRANCH = "main"
 
 
@@ -107,34 +107,6 @@ LORAS: dict[str, HubFile] = {
     "fusionx": _file(FUSIONX, "FusionX_LoRa/Wan2.1_I2V_14B_FusionX_LoRA.safetensors", "lora"),
 }
 """The speed LoRAs by the names that `--lora` takes: 4 steps for this model, smaller, for its sister; 8 steps."""
-
-VOICES: tuple[str, ...] = tuple(
-    f"{prefix}_{name}"
-    for prefix, names in {
-        "af": "heart alloy aoede bella jessica kore nicole nova river sarah sky",
-        "am": "adam echo eric fenrir liam michael onyx puck santa",
-        "bf": "alice emma isabella lily",
-        "bm": "daniel fable george lewis",
-        "ef": "dora",
-        "em": "alex santa",
-        "ff": "siwis",
-        "hf": "alpha beta",
-        "hm": "omega psi",
-        "if": "sara",
-        "im": "nicola",
-        "jf": "alpha gongitsune nezumi tebukuro",
-        "jm": "kumo",
-        "pf": "dora",
-        "pm": "alex santa",
-        "zf": "xiaobei xiaoni xiaoxiao xiaoyi",
-        "zm": "yunjian yunxi yunxia yunyang",
-    }.items()
-    for name in names.split()
-)
-"""Every published voice: the first letter is the language, the second the sex."""
-
-DEFAULT_VOICES = ("af_heart", "am_adam", "am_michael")
-"""A woman's voice and two men's, for dialogues in English."""
 
 COMMON: tuple[HubFile, ...] = (
     _file(WAN, "config.json", "transformer"),

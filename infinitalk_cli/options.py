@@ -19,7 +19,7 @@ from infinitalk_cli.estimate import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.job_media import media_hint
-from infinitalk_cli.options_media import DubbingOptions, SoundOptions
+from infinitalk_cli.options_media import DubbingOptions, SoundOptions, VoiceOptions, voice_files
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
 from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora
@@ -284,7 +284,7 @@ class MainOptions(ProgressOptions):
 
 
 @dataclass(frozen=True)
-class GenerateOptions(SoundOptions, DubbingOptions, MainOptions):
+class GenerateOptions(SoundOptions, DubbingOptions, VoiceOptions, MainOptions):
     """Everything that `talk generate` can be told; the help shows the last base first."""
 
 
@@ -332,6 +332,8 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         reference_by_index=options.reference_by_index,
         source=options.source_wishes,
         sound=options.sound_wishes,
+        voice=options.voice_wishes,
+        voice_files=voice_files(job, options.voice or (), find_weights_dir(options.weights_dir)),
         resident_parameters=resident_parameters(profile),
         convert=not options.no_convert,
         num_gpus=options.gpus,
@@ -409,6 +411,7 @@ def read_options_job(options: GenerateOptions) -> Job:
             prompt=DEFAULT_PROMPT if options.prompt is None else options.prompt,
             negative_prompt=options.negative_prompt,
             boxes=options.box or (),
+            text=options.text,
             audio_type=audio_type or "para",
         )
     fixed = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}

@@ -18,7 +18,8 @@ from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
 from infinitalk_cli.media.part_name import part_path_of, whole_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
-from infinitalk_cli.wishes import SoundWishes, SourceWishes
+from infinitalk_cli.voices import VoiceFiles
+from infinitalk_cli.wishes import SoundWishes, SourceWishes, VoiceWishes
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
@@ -43,10 +44,11 @@ class GenerateRequest:
     `profile`: with the user's wishes in it. `weights_dir`: None for the demo weights. `max_seconds`: cut the video
     there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None for
     off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames by
-    number, as the reference program does, not by time. `source`, `sound`: what is done with a source video, and with
-    the recordings. `device`: "auto", "cpu", "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many
-    may stay on the GPU, the others are streamed; None for as many as find room. `convert`: make compact weights first
-    if that pays. `num_gpus`: of this machine, to share every pass.
+    number, as the reference program does, not by time. `source`, `sound`, `voice`: what is done with a source video,
+    the recordings and text. `voice_files`: None where no text is spoken. `device`: "auto", "cpu", "cuda" or "cuda:N".
+    `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are streamed; None for as many
+    as find room. `convert`: make compact weights first if that pays. `num_gpus`: of this
+    machine, to share every pass.
     """
 
     job: Job
@@ -66,6 +68,8 @@ class GenerateRequest:
     reference_by_index: bool = False
     source: SourceWishes = field(default_factory=SourceWishes)
     sound: SoundWishes = field(default_factory=SoundWishes)
+    voice: VoiceWishes = field(default_factory=VoiceWishes)
+    voice_files: VoiceFiles | None = None
     resident_parameters: int | None = None
     convert: bool = True
     num_gpus: int = 1
@@ -141,6 +145,7 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"--teacache-threshold must be above 0, not {request.step_cache_threshold:g}"
     yield from request.source.problems(by_index=request.reference_by_index)
     yield from request.sound.problems()
+    yield from request.voice.problems()
     if request.num_gpus > 1 and request.device not in ("auto", "cuda"):
         yield f"--gpus {request.num_gpus} does not go with --device {request.device}; --gpu N names the first GPU"
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:
@@ -162,6 +167,9 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output {output} is an input of the job"
     elif there and not request.overwrite:
         yield f"{output} is already there: --overwrite replaces it, -o names another"
+    for path in kept_speech(request):
+        if path.exists() and not request.overwrite:
+            yield f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
     for part in (part_path_of(output), whole_path_of(output)):
         if part.is_file() and any(part.samefile(path) for path in _inputs(request.job)):
             yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
@@ -170,6 +178,14 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output folder can't be made: {folder} is a file"
     elif not os.access(folder, os.W_OK | os.X_OK):
         yield f"the output folder {folder} is not writable"
+
+
+def kept_speech(request: GenerateRequest) -> tuple[Path, ...]:
+    """Where the speech that is made from text is kept: beside the video, a file for each speaker who has some."""
+    spoken = request.job.read_aloud
+    if len(spoken) == 1:
+        return (request.output.with_suffix(".wav"),)
+    return tuple(request.output.with_suffix(f".s{number + 1}.wav") for number in spoken)
 
 
 def _inputs(job: Job) -> list[Path]:

@@ -14,7 +14,6 @@ import av
 from PIL import Image
 
 from infinitalk_cli.estimate import JobShape
-from infinitalk_cli.job import Job
 from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
 from infinitalk_cli.media.image import BUCKETS, CropPlan
@@ -22,6 +21,9 @@ from infinitalk_cli.media.reference import VIDEO_FPS, look_at
 from infinitalk_cli.media.sound_track import exact_s
 from infinitalk_cli.media.video import VideoReader
 from infinitalk_cli.request import GenerateRequest
+
+LETTERS_A_SECOND = 15
+"""How fast a text is spoken, roughly: 170 words of English a minute."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,21 @@ def plan_job(request: GenerateRequest) -> PlannedJob:
     job = request.job
     reader = VideoReader(job.reference) if job.is_video else None
     picture, crop = look_at(job.reference, BUCKETS[request.profile.size], reader)
-    num_frames = max(1, round(speech_duration_s(job) * VIDEO_FPS))
+    num_frames = max(1, round(speech_duration_s(request) * VIDEO_FPS))
     if request.max_seconds is not None:
         num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
     shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS)
     return PlannedJob(shape, crop, picture)
 
 
-def speech_duration_s(job: Job) -> Fraction:
-    """From the start of the video to the end of the last one's speech. Raises: InputError: if a sound can't be read."""
+def speech_duration_s(request: GenerateRequest) -> Fraction:
+    """From the start of the video to the end of the last one's speech, of a text about.
+
+    Raises: InputError: if a sound can't be read.
+    """
+    job = request.job
     found = [(speaker, sound_duration_s(speaker.audio)) for speaker in job.speakers if speaker.audio is not None]
+    found += [(job.speakers[number], text_duration_s(request, number)) for number in job.read_aloud]
     if job.audio_type == "para" or job.num_speakers == 1:
         return max(exact_s(speaker.start_s) + length_s for speaker, length_s in found)
     silent_s = (job.num_speakers - len(found)) * found[0][1]  # a silent speaker takes the other one's time
@@ -83,3 +90,15 @@ def sound_duration_s(path: Path) -> Fraction:
             return Fraction(container.duration, av.time_base)
     with SoundReader(path) as reader:
         return Fraction(sum(len(block) for block in reader.blocks()), reader.rate)
+
+
+def text_duration_s(request: GenerateRequest, number: int) -> Fraction:
+    """About how long a speaker's track of a text will be, by its letters; in a dialogue, all of it."""
+    job, letters_a_second = request.job, LETTERS_A_SECOND * request.voice.speed
+    if job.dialogue:
+        letters = sum(len(line.text) for line in job.dialogue)
+        return Fraction(letters / letters_a_second + request.voice.pause_s * (len(job.dialogue) - 1))
+    speaker = job.speakers[number]
+    if speaker.text is not None:
+        return Fraction(len(speaker.text) / letters_a_second)
+    return Fraction(max(turn.start_s + len(turn.text) / letters_a_second for turn in speaker.turns))

@@ -41,6 +41,7 @@ from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.run_speech import embed_speech, num_output_frames
 from infinitalk_cli.run_team import open_team
+from infinitalk_cli.run_voice import keep_tracks, speak_job
 from infinitalk_cli.sampling.conditioning import Conditioning
 from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
@@ -88,6 +89,8 @@ def generate(
         )
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
             num_chunks = write_chunks(writer, chunks)
+        for path in keep_tracks(request, inputs.job):
+            on_note(f"the speech is kept in {path}")
     return GenerateResult(
         output=request.output,
         width=conditioning.width,
@@ -103,9 +106,10 @@ def generate(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user gave, read. `masks`: where two speakers are in the picture, None for one. `cuts`: first frames of
-    the source's scenes."""
+    """What the user gave, read. `job`: with every text spoken. `masks`: where two speakers are in the picture, None for
+    one. `cuts`: first frames of the source's scenes."""
 
+    job: Job
     speech: SpeechTracks
     reference: Reference
     loras: Sequence[Lora]
@@ -116,8 +120,8 @@ class Inputs:
 
 def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress, on_note: OnNote) -> Inputs:
     """Read all that a user may have got wrong. `work_dir`: for the prepared sound."""
-    job = request.job
-    progress.stage("speech", "reading the sound")
+    progress.stage("speech", "speaking the text" if request.voice_files else "reading the sound")
+    job = speak_job(request, work_dir, pick_device(request.device))
     speech = prepare_speech(
         [speaker.audio for speaker in job.speakers],
         work_dir,
@@ -137,6 +141,7 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
     )
     settings = sampling_settings(request, num_output_frames(speech.duration_s))
     return Inputs(
+        job=job,
         speech=speech,
         reference=reference,
         loras=[read_lora(lora.path, lora.scale) for lora in request.loras],

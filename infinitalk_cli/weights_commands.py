@@ -332,7 +332,8 @@ def chosen_files(options: RemoveOptions, folder: Path) -> Sequence["TreeFile"]:
 
 def kept_needs(quant: "weights.Quant", speakers: int | None, engine: "weights.Engine") -> list["Need"]:
     """The runs whose files stay. LoRAs and voices are small and were asked for by name: all of them stay."""
-    from infinitalk_cli.manifest import LORAS, VOICES, Need
+    from infinitalk_cli.manifest import LORAS, Need
+    from infinitalk_cli.voices import VOICES
 
     return [
         Need(number, quant, engine, loras=tuple(LORAS), voices=VOICES)

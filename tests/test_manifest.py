@@ -8,7 +8,6 @@ from infinitalk_cli.errors import InputError
 from infinitalk_cli.manifest import (
     LORAS,
     REPOSITORIES,
-    VOICES,
     HubFile,
     Need,
     all_files,
@@ -17,6 +16,7 @@ from infinitalk_cli.manifest import (
     plan_files,
 )
 from infinitalk_cli.published import PUBLISHED
+from infinitalk_cli.voices import VOICES
 from infinitalk_cli.weights import all_paths, locate
 from tests.hub_tree import RTX_4090, UPSTREAM
 from tests.test_weights import lay
