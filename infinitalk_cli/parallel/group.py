@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def abort_group() -> None:
     if not dist.is_initialized():
         return
     abort: Callable[[], None] = getattr(distributed_c10d, "_abort_process_group", dist.destroy_process_group)
-    thread = threading.Thread(target=abort, daemon=True)
+
+    def run() -> None:
+        with suppress(Exception):  # another thread has done it meanwhile
+            abort()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(ABORT_S)

@@ -40,7 +40,7 @@ LAST_WORDS_S = 3.0
 """How long to wait for the reason of another process when something fails here."""
 
 END_S = 5.0
-"""How long a process may take to end before it is killed."""
+"""How long to wait for the end of a process that has been killed, or has closed its pipe."""
 
 _POLL_S = 0.001
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from infinitalk_cli.parallel.worker import main; main({descriptor})"
@@ -160,7 +160,7 @@ class Team:
         if self.device.type == "cuda":
             done = torch.cuda.Event()
             done.record(torch.cuda.current_stream(self.device))
-            while not done.query():
+            while not done.query() and self._failure is None:
                 time.sleep(_POLL_S)
         self._raise_failure()
         self._pass_began = None
@@ -251,22 +251,14 @@ class Team:
         return TalkError(f"the process for GPU {member.rank + 1} of {self.num_ranks} {how}{said}", hint=hint)
 
     def _close(self) -> None:
-        """End the others and leave the group."""
-        is_well = self._failure is None and self._pass_began is None
+        """End the others, who have nothing to lose, and leave the group."""
         with self._news:
             self._is_closing = True
         for member in self._members:
-            if is_well:
-                with suppress(OSError):
-                    member.pipe.send("stop")
-            else:
-                member.process.kill()
+            member.process.kill()
         for member in self._members:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 member.process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                member.process.kill()
-                member.process.wait()
             member.pipe.close()
         abort_group()
 

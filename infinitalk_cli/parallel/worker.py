@@ -31,7 +31,7 @@ from infinitalk_cli.parallel.rank_tokens import divider
 
 LEFT_TO_RANK_0 = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-Order = Literal["join", "stop"] | PassMessage
+Order = Literal["join"] | PassMessage
 """What rank 0 says."""
 
 Build = Callable[[torch.device], AbstractContextManager[DiT]]
@@ -59,35 +59,35 @@ class Failure:
 
 
 def main(descriptor: int) -> NoReturn:
-    """Serve until told to stop. `descriptor`: of the pipe to rank 0."""
+    """Serve until rank 0 ends this process, or is gone. `descriptor`: of the pipe to it."""
     for number in LEFT_TO_RANK_0:
         signal.signal(number, signal.SIG_IGN)
-    pipe, status = Connection(descriptor), 0
+    pipe = Connection(descriptor)
     try:
         duty: Duty = pipe.recv()
         serve(duty, pipe)
     except Exception as error:
-        status = 1
         with suppress(OSError):
             pipe.send(Failure(as_talk_error(error), traceback.format_exc()))
     sys.stderr.flush()
-    os._exit(status)  # not through torch's tidying up, which may wait for the other ranks
+    os._exit(1)  # not through torch's tidying up, which may wait for the other ranks
 
 
 def serve(duty: Duty, pipe: Connection) -> None:
-    """Load, join, and compute what is asked."""
+    """Load, join, and compute what is asked, without an end."""
     orders: queue.Queue[Order] = queue.Queue()
     threading.Thread(target=_listen, args=(pipe, orders), daemon=True).start()
     if duty.device.type == "cuda":
         torch.cuda.set_device(duty.device)
     with torch.no_grad(), duty.build(duty.device) as dit:
         pipe.send("ready")
-        if orders.get() == "stop":
-            return
+        orders.get()  # to join
         join_group(duty.rank, duty.num_ranks, duty.device, duty.meeting, duty.timeout_s)
         dit.divide_tokens = divider(duty.rank, duty.num_ranks)
         reader = PassReader(duty.device)
-        while isinstance(order := orders.get(), PassMessage):
+        while True:
+            order = orders.get()
+            assert isinstance(order, PassMessage), order
             with use_kernel(order.kernel):
                 dit(**reader.read(order))
 

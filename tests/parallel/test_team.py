@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -131,6 +134,17 @@ class TestFailures:
             with led_dit(build_stuck, stall_s=1.0) as dit:
                 dit(**inputs())
         assert time.monotonic() - began < 60
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+    def test_other_process_ends_with_the_first(self, end: signal.Signals) -> None:
+        command = [sys.executable, "-m", "tests.parallel.first"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
+            assert first.stdout is not None
+            other = psutil.Process(int(first.stdout.readline()))
+            first.send_signal(end)
+        gone, _ = psutil.wait_procs([other], timeout=20)
+        assert gone == [other]
 
     def test_machine_with_fewer_gpus_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
