@@ -156,13 +156,16 @@ class Block(nn.Module):
         modulation = (self.modulation + inputs.time).unbind(1)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
 
-        q, k, v = self.self_attn.project(norm_modulate(x, shift1, scale1, self.norm1.eps), inputs.rotation)
+        z = norm_modulate(x, shift1, scale1, self.norm1.eps, reader=self.self_attn.q)
+        q, k, v = self.self_attn.project(z, inputs.rotation)
+        del z
         change, speaker_map = self.self_attn(q, k, v, inputs.speaker_masks, inputs.own)
         del q, k, v
-        x, z = add_norm(x, change, gate1, self.norm3)
-        x, z = add_norm(x, self.cross_attn(z, inputs.context), None, self.norm_x)
+        x, z = add_norm(x, change, gate1, self.norm3, reader=self.cross_attn.q)
+        change = self.cross_attn(z, inputs.context)
+        x, z = add_norm(x, change, None, self.norm_x, reader=self.audio_cross_attn.q_linear)
         change = self.audio_cross_attn(z, inputs.audio_tokens, speaker_map, inputs.own)
-        x, z = add_norm_modulate(x, change, shift2, scale2, self.norm2.eps)
+        x, z = add_norm_modulate(x, change, shift2, scale2, self.norm2.eps, reader=self.ffn[0])
         for some_x, some_z in zip(slices(x), slices(z), strict=True):
             gated_sum(some_x, gate2, self.feed_forward(some_z), out=some_z)
         return z
