@@ -27,7 +27,7 @@ from infinitalk_cli.errors import TalkError, WeightsError
 from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.profile_choice import Choice, eight_bits
 from infinitalk_cli.profile_table import Quant
-from infinitalk_cli.weights import all_paths, download_command, locate
+from infinitalk_cli.weights import SPEECH, all_paths, download_command, locate
 
 __all__ = ["Check", "Examination", "Packages", "examine", "is_fit", "read_packages"]
 
@@ -55,6 +55,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "typer",
+    "nvidia-cudnn-frontend",
     "flash-attn",
     "sageattention",
     "triton",
@@ -94,8 +95,10 @@ def examine(found: Examination) -> list[Check]:
             found.packages.encoders,
             found.hardware,
             found.choice.gpu,
+            found.choice.profile.attention,
         ),
         *_check_weights(found),
+        *_check_speech_encoder(found.weights_dir),
         _check_port(),
     ]
 
@@ -183,6 +186,16 @@ def _check_weights(found: Examination) -> Iterator[Check]:
     yield Check("weights", True, False, f"{len(needed)} files are there, their lengths and headers are right")
 
 
+def _check_speech_encoder(weights_dir: Path) -> Iterator[Check]:
+    """The published wav2vec2 is a pickle, which can run code as it is read (CVE-2025-32434): none is ever opened."""
+    folder = weights_dir / SPEECH
+    if (folder / "model.safetensors").is_file():
+        yield Check("speech encoder", True, False, "safetensors, so reading it runs no code (CVE-2025-32434)")
+    elif any(folder.glob("*.bin")):
+        detail = f"{folder} holds a pickle alone, which is never opened (CVE-2025-32434)"
+        yield Check("speech encoder", False, False, detail, "talk download --only audio")
+
+
 def _check_room(found: Examination) -> Iterator[Check]:
     """Room for the weights that are still to come."""
     disk, quant = next(iter(found.hardware.disks), None), found.choice.profile.quant
@@ -224,6 +237,6 @@ def _check_port() -> Check:
         try:
             probe.bind(("127.0.0.1", PAGE_PORT))
         except OSError:
-            detail = f"port {PAGE_PORT} is taken, so the local page needs another"
-            return Check("port", False, False, detail, "stop the program on it, or use --port")
-    return Check("port", True, False, f"{PAGE_PORT} is free for the local page")
+            detail = f"{PAGE_PORT} is taken, so a local web page would need another; videos are made without it"
+            return Check("port", False, False, detail, "stop the program on it if you want the page there")
+    return Check("port", True, False, f"{PAGE_PORT} is free for a local web page; videos are made without it")

@@ -9,6 +9,9 @@ from infinitalk_cli.estimate import ram_bytes, resident_blocks, vram_bytes
 from infinitalk_cli.hardware import Driver, Gpu, Hardware, usable_ram_bytes
 from infinitalk_cli.profile_choice import Choice, shape_of, why_no_gpu
 
+LEAST_OUTPUT_BYTES = 1_000_000_000
+"""Below this a long video and its unfinished copy might not fit."""
+
 NUM_NAMED = 3
 """So many programs on a GPU are named."""
 
@@ -45,6 +48,7 @@ def machine_checks(hardware: Hardware, choice: Choice) -> Iterator[Check]:
         yield _check_pcie(choice.gpu)
     yield _check_ram(hardware, choice)
     yield _check_swap(hardware)
+    yield from _check_output_disk(hardware)
 
 
 def _check_system(hardware: Hardware) -> Check:
@@ -61,8 +65,7 @@ def _check_system(hardware: Hardware) -> Check:
 
 def _check_driver(driver: Driver) -> Check:
     if driver.problem:
-        detail = driver.detail or driver.problem.replace("_", " ")
-        return Check("driver", False, True, detail, DRIVER_FIXES[driver.problem])
+        return Check("driver", False, True, driver.told, DRIVER_FIXES[driver.problem])
     cuda = "" if driver.cuda_version is None else f", runs CUDA up to {_dotted(driver.cuda_version)}"
     return Check("driver", True, True, f"NVIDIA {driver.version or 'of unknown version'}{cuda}")
 
@@ -133,6 +136,16 @@ def _ram_fix(hardware: Hardware, need: int) -> str:
     if hardware.ram.cgroup is not None and hardware.ram.cgroup.limit_bytes < hardware.ram.total_bytes:
         return f"raise the memory limit of the container or job to {gib} GiB"
     return "close other programs"
+
+
+def _check_output_disk(hardware: Hardware) -> Iterator[Check]:
+    """Room for the videos in the working folder, the last of the disks that were looked at."""
+    disk = hardware.disks[-1] if hardware.disks else None
+    if disk is None or disk.free_bytes is None:
+        return
+    roomy = disk.free_bytes >= LEAST_OUTPUT_BYTES
+    detail = f"{_gb(disk.free_bytes)} free for videos in this folder"
+    yield Check("output disk", roomy, False, detail, "" if roomy else "free some room, or name another folder with -o")
 
 
 def _check_swap(hardware: Hardware) -> Check:

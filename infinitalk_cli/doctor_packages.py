@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from infinitalk_cli.doctor_machine import Check
 from infinitalk_cli.hardware import Gpu, Hardware
+from infinitalk_cli.profile_table import Attention
 
 Version = tuple[int, ...]
 
@@ -49,11 +50,20 @@ BAD_TORCH = {
 }
 """Releases of torch that users report as bad."""
 
+PACKAGE_OF_KERNEL: dict[Attention, tuple[str, str]] = {
+    "sage": ("sageattention", "sage"),
+    "fp8": ("nvidia-cudnn-frontend", "cudnn"),
+}
+"""The package behind an attention kernel, and the extra that installs it."""
+
 CUDA_OF_CAPABILITY: dict[int, tuple[int, int]] = {8: (11, 0), 9: (11, 8), 10: (12, 8), 11: (13, 0), 12: (12, 8)}
 """The oldest CUDA that builds for each generation of cards."""
 
 FIRST_CUDA_WITHOUT: dict[int, tuple[int, int]] = {5: (13, 0), 6: (13, 0), 7: (13, 0)}
 """Generations that builds of this CUDA and newer leave out; of 7, Turing (7.5) stays."""
+
+ONLY_FOR_TESTS = ("librosa",)
+"""What the package asks for and no run imports: absent, it is worth a note."""
 
 INSTALL_TORCH = "uv pip install --upgrade --torch-backend=auto torch"
 
@@ -64,15 +74,16 @@ def package_checks(
     encoders: frozenset[str],
     hardware: Hardware,
     gpu: Gpu | None,
+    attention: Attention = "auto",
 ) -> Iterator[Check]:
-    """Every check of a package, torch first."""
+    """Every check of a package, torch first. `attention`: the kernel that the profile asks for."""
     yield _check_torch(versions.get("torch"))
     if versions.get("torch") is not None and hardware.gpus:
         yield _check_build(torch_cuda, hardware, gpu)
     yield _check_transformers(versions.get("transformers"), versions.get("torch"))
     yield _check_others(versions)
     yield _check_encoders(encoders)
-    yield _check_attention(versions)
+    yield _check_attention(versions, attention)
 
 
 def parse_version(text: str) -> Version:
@@ -147,8 +158,11 @@ def _check_others(versions: Mapping[str, str | None]) -> Check:
     names = [name for name in FLOORS if name not in ("torch", "transformers")]
     wrong = {name: problem for name in names if (problem := range_problem(name, versions.get(name)))}
     if wrong:
+        required = any(name not in ONLY_FOR_TESTS for name in wrong)
         wanted = " ".join(f'"{name}>={FLOORS[name]}{_below(name)}"' for name in wrong)
-        return Check("packages", False, True, "; ".join(wrong.values()), f"python -m pip install {wanted}")
+        unneeded = "" if required else "; no run needs it"
+        detail = "; ".join(wrong.values()) + unneeded
+        return Check("packages", False, required, detail, f"python -m pip install {wanted}")
     hub = versions.get("huggingface_hub")
     return Check("packages", True, True, f"{len(names)} in their tested ranges, huggingface_hub {hub}")
 
@@ -165,8 +179,14 @@ def _check_encoders(encoders: frozenset[str]) -> Check:
     return Check("video", True, True, "PyAV encodes H.264 and AAC")
 
 
-def _check_attention(versions: Mapping[str, str | None]) -> Check:
+def _check_attention(versions: Mapping[str, str | None], wish: Attention) -> Check:
     """The optional kernels; torch's own serve otherwise."""
+    package, extra = PACKAGE_OF_KERNEL.get(wish, ("", ""))
+    if package and not versions.get(package):
+        detail = (
+            f"the profile asks for {wish}, and {package} is not installed: the fastest exact kernel is used instead"
+        )
+        return Check("attention", False, False, detail, f'python -m pip install "infinitalk-cli[{extra}]"')
     there = [f"{name} {versions[name]}" for name in ("flash-attn", "sageattention") if versions.get(name)]
     if there:
         return Check("attention", True, False, f"{', '.join(there)}; --deep tries their kernels")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from infinitalk_cli import __version__
 from infinitalk_cli.doctor import Check, Examination, examine, is_fit, read_packages
+from infinitalk_cli.doctor_cuda import check_cuda
 from infinitalk_cli.hardware import Hardware, detect_hardware
 from infinitalk_cli.options import with_weights_there
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run
@@ -38,7 +39,12 @@ def judge(wish: Wish) -> tuple[Hardware, RunChoice, list[Check]]:
     run = choose_run(_said(wish.profile, wish.gpu), hardware)
     run = with_weights_there(run, folder, num_speakers=wish.num_speakers)
     found = Examination(hardware, read_packages(), run.choice, folder, num_speakers=wish.num_speakers)
-    return hardware, run, examine(found)
+    checks = examine(found)
+    if run.gpu is not None:
+        checks.insert(
+            next(i for i, check in enumerate(checks, 1) if check.name == "gpu"), check_cuda(hardware, run.gpu)
+        )
+    return hardware, run, checks
 
 
 def env_block_here() -> str:

@@ -218,7 +218,7 @@ def _fitness(gpu: Gpu) -> tuple[bool, bool, int, tuple[int, int], int]:
 
 def _wished_gpu(hardware: Hardware, wish: str) -> Gpu:
     if not hardware.gpus:
-        reason = hardware.driver.detail or "the driver shows none"
+        reason = hardware.driver.told or "the driver shows none"
         hint = "`talk doctor` names the cause and the remedy"
         raise EnvironmentUnfitError(f"--gpu {wish}: this machine has no usable NVIDIA GPU ({reason})", hint=hint)
     named = _named_devices(hardware.gpus, wish)

@@ -50,6 +50,18 @@ LEADING_NUMBER = r"\s*[+-]?\d+"
 """What C's strtoul takes from a text: "1x" is 1."""
 
 
+PROBLEM_WORDS: dict[DriverProblem, str] = {
+    "": "",
+    "no_package": "the package nvidia-ml-py is missing, so GPUs can't be seen",
+    "no_library": "no NVIDIA driver is installed",
+    "not_loaded": "the NVIDIA driver is installed but not loaded",
+    "version_mismatch": "the NVIDIA driver was updated, and the machine not restarted since",
+    "no_permission": "this user may not use the NVIDIA driver",
+    "gpu_lost": "a GPU has fallen off the bus",
+    "failed": "the NVIDIA driver does not answer",
+}
+
+
 @dataclass(frozen=True)
 class Driver:
     """The NVIDIA driver. `cuda_version` is the newest CUDA it runs, e.g. (12, 8); `detail` is NVML's own word."""
@@ -58,6 +70,12 @@ class Driver:
     cuda_version: tuple[int, int] | None = None
     problem: DriverProblem = ""
     detail: str = ""
+
+    @property
+    def told(self) -> str:
+        """The problem in a user's words, with the driver's own where they say more; "" without one."""
+        words = PROBLEM_WORDS[self.problem]
+        return f"{words} ({self.detail})" if self.problem == "failed" and self.detail else words
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _without_gpu(reason: str) -> Choice:
 def why_no_gpu(hardware: Hardware) -> str:
     """Why CUDA has no GPU to offer, in words."""
     if hardware.driver.problem not in ("", "no_library", "not_loaded", "no_package"):
-        return f"the NVIDIA driver does not answer ({hardware.driver.detail})"
+        return hardware.driver.told
     if hardware.gpus and hardware.cuda_visible_devices is not None:
         return f"CUDA_VISIBLE_DEVICES={hardware.cuda_visible_devices!r} hides every GPU"
     if hardware.gpus:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import doctor_reports
 from infinitalk_cli.doctor import Check, Examination, Packages, download_bytes, examine, is_fit, read_packages
+from infinitalk_cli.doctor_cuda import check_cuda
 from infinitalk_cli.doctor_deep import make_demo_video, run_probes, write_picture, write_sound
 from infinitalk_cli.doctor_online import check_hub
 from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, parse_version
@@ -21,6 +22,7 @@ from infinitalk_cli.doctor_reports import check_line, fix_script
 from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.main import app
 from infinitalk_cli.profile_choice import choose_profile
+from infinitalk_cli.profiles import Wishes
 from tests.hardware_fixtures import hardware
 from tests.test_cli import lay_plain_weights
 
@@ -292,6 +294,7 @@ def on(machine: pytest.MonkeyPatch, name: str, *arguments: str, **changes: int) 
     seen = hardware(name, **changes)  # pyright: ignore[reportArgumentType]
     machine.setattr(doctor_reports, "detect_hardware", lambda folders=(): seen)
     machine.setattr(doctor_reports, "read_packages", lambda: Packages(GOOD, (12, 8), ENCODERS))
+    machine.setattr(doctor_reports, "check_cuda", lambda *_: Check("cuda", True, True, "starts"))
     return CliRunner().invoke(app, ["doctor", *arguments])
 
 
@@ -342,3 +345,77 @@ def test_env_holds_versions_and_no_paths(machine: pytest.MonkeyPatch) -> None:
     assert "TALK_STEPS=8" in result.stdout
     assert "secret" not in result.stdout
     assert str(Path.cwd()) not in result.stdout
+
+
+def asked(program: str, limit_s: float = 15.0) -> Check:
+    """What the doctor makes of a driver that answers like this program."""
+    seen = hardware("rtx4090-desktop")
+    return check_cuda(seen, seen.gpus[0], (sys.executable, "-S", "-c", program), limit_s)
+
+
+@pytest.mark.parametrize(
+    ("program", "ok", "detail", "fix"),
+    [
+        ('print(\'{"code": 0, "name": "CUDA_SUCCESS", "count": 1}\')', True, "starts, 1 device to use", ""),
+        ('print(\'{"code": 802, "name": "NOT_READY", "count": 0}\')', False, "NOT_READY (802)", "fabricmanager"),
+        ("import os; os.abort()", False, "ends with code", "sudo reboot"),
+    ],
+    ids=["starts", "fabric manager", "crash"],
+)
+def test_a_driver_that_does_not_start_or_crashes_is_a_result(program: str, ok: bool, detail: str, fix: str) -> None:
+    check = asked(program)
+    assert (check.ok, check.required) == (ok, True)
+    assert detail in check.detail
+    assert fix in check.fix
+
+
+def test_a_driver_that_hangs_is_a_result() -> None:
+    assert "does not answer in 0.2 s" in asked("import time; time.sleep(9)", 0.2).detail
+
+
+def test_cuda_that_is_not_there_is_told() -> None:
+    seen = hardware("rtx4090-desktop")
+    check = check_cuda(seen, seen.gpus[0])
+    if not check.ok:
+        assert check.fix
+
+
+def test_a_package_that_only_tests_use_is_no_obstacle() -> None:
+    checks = checks_of(hardware("rtx4090-desktop"), versions={"librosa": None})
+    assert (checks["packages"].ok, checks["packages"].required) == (False, False)
+    assert "no run needs it" in checks["packages"].detail
+    assert fit(checks)
+    assert not fit(checks_of(hardware("rtx4090-desktop"), versions={"librosa": None, "soxr": None}))
+
+
+def test_a_kernel_that_a_profile_asks_for_and_that_is_absent_is_told() -> None:
+    seen = hardware("rtx4090-desktop")
+    choice = choose_profile(seen, Wishes(attention="sage"))
+    found = examine(Examination(seen, Packages(GOOD, (12, 8), ENCODERS), choice, Path("no-weights")))
+    check = next(check for check in found if check.name == "attention")
+    assert (check.ok, check.required) == (False, False)
+    assert "sageattention is not installed: the fastest exact kernel is used instead" in check.detail
+    assert check.fix == 'python -m pip install "infinitalk-cli[sage]"'
+
+
+def test_a_pickled_speech_encoder_is_told_and_never_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "chinese-wav2vec2-base"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    check = checks_of(hardware("h200"), weights_dir=tmp_path)["speech encoder"]
+    assert (check.ok, check.required, check.fix) == (False, False, "talk download --only audio")
+    (folder / "model.safetensors").write_bytes(b"")
+    assert checks_of(hardware("h200"), weights_dir=tmp_path)["speech encoder"].ok
+
+
+def test_a_full_disk_for_videos_is_a_note() -> None:
+    assert not checks_of(hardware("h200", free_disk_bytes=10**8))["output disk"].ok
+    assert checks_of(hardware("h200", free_disk_bytes=10**10))["output disk"].ok
+
+
+def test_two_speakers_need_weights_of_their_own(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lay_plain_weights(tmp_path / "weights")
+    result = on(machine, "h200", "--speakers", "2", "--json", free_disk_bytes=10**12)
+    weights = next(check for check in json.loads(result.stdout)["checks"] if check["name"] == "weights")
+    assert not weights["ok"]
+    assert weights["fix"].startswith("talk download --speakers 2")

@@ -116,7 +116,7 @@ ROOMS = (
     Room(("options*", "run_choice"), may=(*DATA, "console_options", "models.config", "run_loras")),
     Room(("run_loras",), may=(*DATA, "manifest")),
     Room(
-        ("doctor", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),
+        ("doctor", "doctor_cuda", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),
         may=DATA,
         inside=("manifest", "weights_record", "weights_tree"),
     ),

@@ -87,7 +87,7 @@ ROWS = {
     ),
     "1080 Ti": Row(machine("NVIDIA GeForce GTX 1080 Ti", (6, 1), 11), "demo", "none", "cpu", "torch needs 7.0"),
     "no GPU": Row(hardware("no-gpu-laptop"), "demo", "none", "cpu", "shows no NVIDIA GPU"),
-    "driver half updated": Row(hardware("driver-mismatch"), "demo", "none", "cpu", "driver does not answer"),
+    "driver half updated": Row(hardware("driver-mismatch"), "demo", "none", "cpu", "machine not restarted since"),
 }
 
 
