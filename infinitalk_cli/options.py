@@ -152,6 +152,10 @@ class MainOptions(ProgressOptions):
         "output.mp4"
     )
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.", rich_help_panel=OUTPUT)] = False
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with this video's run that ended early, if any.", rich_help_panel=OUTPUT),
+    ] = False
     max_seconds: Annotated[
         float | None, typer.Option(help="Stop there.", show_default="length of the speech", rich_help_panel=OUTPUT)
     ] = None
@@ -321,6 +325,7 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         engine=engine,
         weights_dir=weights_dir,
         overwrite=options.overwrite,
+        resume=options.resume,
         seed=random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed < 0 else options.seed,
         device=options.device,
         loras=tuple(parse_lora(text, named_lora(weights_dir)) for text in options.lora or ()),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
-from infinitalk_cli.media.part_name import part_path_of, whole_path_of
+from infinitalk_cli.media.part_name import part_folder_of, part_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
 from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.wishes import SoundWishes, SourceWishes, VoiceWishes
@@ -41,14 +41,15 @@ class LoraFile:
 class GenerateRequest:
     """One run.
 
-    `profile`: with the user's wishes in it. `weights_dir`: None for the demo weights. `max_seconds`: cut the video
-    there, None for the length of the speech. `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None for
-    off. `color_strength`: of the colour correction, 0 to 1. `reference_by_index`: take a video's reference frames by
-    number, as the reference program does, not by time. `source`, `sound`, `voice`: what is done with a source video,
-    the recordings and text. `voice_files`: None where no text is spoken. `device`: "auto", "cpu", "cuda" or "cuda:N".
-    `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are streamed; None for as many
-    as find room. `convert`: make compact weights first if that pays. `num_gpus`: of this
-    machine, to share every pass.
+    `resume`: go on with an earlier run that ended early, if there is one. `profile`: with the user's wishes in it.
+    `weights_dir`: None for the demo weights. `max_seconds`: cut the video there, None for the length of the speech.
+    `crf`: x264's quality, 0 to 51. `step_cache_threshold`: TeaCache, None for off. `color_strength`: of the colour
+    correction, 0 to 1. `reference_by_index`: take a video's reference frames by number, as the reference program does,
+    not by time. `source`, `sound`, `voice`: what is done with a source video, the recordings and
+    text. `voice_files`: None where no text is spoken. `device`: "auto", "cpu",
+    "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are
+    streamed; None for as many as find room. `convert`: make compact weights first if that pays.
+    `num_gpus`: of this machine, to share every pass.
     """
 
     job: Job
@@ -57,6 +58,7 @@ class GenerateRequest:
     engine: Engine = "infinitetalk"
     weights_dir: Path | None = None
     overwrite: bool = False
+    resume: bool = False
     seed: int = 42
     device: str = "auto"
     loras: tuple[LoraFile, ...] = ()
@@ -170,9 +172,11 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
     for path in kept_speech(request):
         if path.exists() and not request.overwrite:
             yield f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
-    for part in (part_path_of(output), whole_path_of(output)):
-        if part.is_file() and any(part.samefile(path) for path in _inputs(request.job)):
-            yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
+    part = part_path_of(output)
+    if part.is_file() and any(part.samefile(path) for path in _inputs(request.job)):
+        yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
+    if part_folder_of(output).is_file():
+        yield f"{part_folder_of(output)} is a file, but the video grows in a folder of that name: -o names another"
     folder = next(path for path in output.absolute().parents if path.exists())
     if not folder.is_dir():
         yield f"the output folder can't be made: {folder} is a file"

@@ -30,6 +30,7 @@ class RunProgress:
     ram_peak_bytes: int = 0
     _begun_s: float = field(default_factory=time.monotonic)
     _video_begun_s: float = field(default_factory=time.monotonic)
+    _chunks_before: int = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -49,16 +50,16 @@ class RunProgress:
         """A part of the preparation begins. `name`: a key of `PREPARATION`."""
         self._tell(Progress(stage=name, fraction=PREPARATION[name], message=message))
 
-    def begin_video(self) -> None:
-        """The networks are there; the first chunk begins."""
-        self._video_begun_s = time.monotonic()
+    def begin_video(self, num_done: int = 0) -> None:
+        """The networks are there; the first chunk begins. `num_done`: chunks that an earlier run has made."""
+        self._video_begun_s, self._chunks_before = time.monotonic(), num_done
 
     def step(self, chunk: int, num_chunks: int, step: int, num_steps: int) -> None:
         """A step of the video is done; all counted from 1."""
         per_chunk = num_steps + STEPS_OF_DECODING
         num_done, num_all = (chunk - 1) * per_chunk + step, num_chunks * per_chunk
-        share = num_done / num_all
-        eta_s = (time.monotonic() - self._video_begun_s) * (1 - share) / share
+        share, mine = num_done / num_all, num_done - self._chunks_before * per_chunk
+        eta_s = (time.monotonic() - self._video_begun_s) * (num_all - num_done) / mine
         fraction = VIDEO_BEGINS + (1 - VIDEO_BEGINS) * share
         self._tell(Progress("video", chunk, num_chunks, step, num_steps, fraction, eta_s=eta_s))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from infinitalk_cli.errors import (
     DoesNotFitError,
     EnvironmentUnfitError,
     InputError,
-    InterruptedRunError,
     OutOfGpuMemoryError,
 )
-from infinitalk_cli.interrupts import held_interrupts
 from infinitalk_cli.job import Job
 from infinitalk_cli.kernel_wish import attention_of_run
 from infinitalk_cli.media.image import BUCKETS
+from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
+from infinitalk_cli.media.segments import Picture
 from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.lora import Lora, read_lora
@@ -38,10 +38,12 @@ from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_networks import compute_dtype, load_networks
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
+from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried
 from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.run_speech import embed_speech, num_output_frames
 from infinitalk_cli.run_team import open_team
 from infinitalk_cli.run_voice import keep_tracks, speak_job
+from infinitalk_cli.run_writing import write_chunks
 from infinitalk_cli.sampling.conditioning import Conditioning
 from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
@@ -67,6 +69,13 @@ def generate(
 
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
+        folder = at_end.enter_context(PartFolder(request.output))
+        begun = begin_or_resume(
+            folder,
+            job_identity(request, files, device),
+            resume=request.resume,
+            overwrite=request.overwrite,
+        )
         progress.stage("text", "encoding the prompt")
         prompts = encode_prompts(request, files, inputs.settings, device)
         progress.stage("weights", "loading the networks")
@@ -76,26 +85,17 @@ def generate(
         networks = share(networks)
 
         # 3. Chunk by chunk into the file.
-        progress.begin_video()
-        chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step)
-        writer = VideoWriter(
-            request.output,
-            width=conditioning.width,
-            height=conditioning.height,
-            crf=request.crf,
-            sound=inputs.speech.sound_track,
-            metadata=describe(request),
-            overwrite=request.overwrite,
-        )
+        progress.begin_video(num_done=begun.carried.num_done if begun.carried else 0)
+        chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
-            num_chunks = write_chunks(writer, chunks)
+            num_frames, num_chunks = write_video(request, folder, begun, inputs, chunks)
         for path in keep_tracks(request, inputs.job):
             on_note(f"the speech is kept in {path}")
     return GenerateResult(
         output=request.output,
         width=conditioning.width,
         height=conditioning.height,
-        num_frames=writer.num_frames,
+        num_frames=num_frames,
         fps=VIDEO_FPS,
         num_chunks=num_chunks,
         elapsed_s=progress.elapsed_s,
@@ -254,32 +254,21 @@ def describe(request: GenerateRequest) -> dict[str, str]:
     return {"comment": how, "description": request.job.prompt}
 
 
-def write_chunks(writer: VideoWriter, chunks: Iterator[Chunk]) -> int:
-    """Write every chunk as it comes and finish the file; the number of chunks.
-
-    Raises: InterruptedRunError: after Ctrl-C; the chunks done make the video.
-    """
-    num_chunks = 0
-    with writer:
-        try:
-            for chunk in chunks:
-                with held_interrupts():
-                    writer.write(chunk.frames)
-                    num_chunks += 1
-        except KeyboardInterrupt as interrupt:
-            if not writer.num_frames:
-                raise InterruptedRunError("stopped before the first chunk was done; nothing was written") from interrupt
-            finish_undisturbed(writer)
-            seconds = writer.num_frames / VIDEO_FPS
-            raise InterruptedRunError(f"stopped; the first {seconds:.2f} s are in {writer.path}") from interrupt
-        finish_undisturbed(writer)
-    return num_chunks
-
-
-def finish_undisturbed(writer: VideoWriter) -> None:
-    """Complete the file whatever is pressed: there is nothing left to stop, but a video to lose."""
-    with suppress(KeyboardInterrupt), held_interrupts():
-        writer.finish()
+def write_video(
+    request: GenerateRequest, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]
+) -> tuple[int, int]:
+    """Write the chunks and the sound; the number of frames, and of chunks made by this run."""
+    crop = inputs.reference.crop
+    writer = VideoWriter(
+        folder,
+        Picture(crop.height, crop.width, VIDEO_FPS, request.crf),
+        sound=inputs.speech.sound_track,
+        metadata=describe(request),
+        overwrite=request.overwrite,
+        num_frames=begun.num_frames,
+    )
+    num_chunks = write_chunks(writer, chunks, lambda chunk: save_carried(folder, chunk.carried, writer.num_frames))
+    return writer.num_frames, num_chunks
 
 
 @contextmanager

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 import torch
 
-from infinitalk_cli.errors import InterruptedRunError
+from infinitalk_cli.errors import InterruptedRunError, MediaError
 from infinitalk_cli.interrupts import OTHER_STOPS, held_interrupts, stops_as_interrupts
 from infinitalk_cli.media import writer as writer_module
-from infinitalk_cli.media.fragments import copy_to_plain_mp4
+from infinitalk_cli.media.part_folder import PartFolder
+from infinitalk_cli.media.segments import Picture, join_segments
 from infinitalk_cli.media.writer import VideoWriter
-from infinitalk_cli.runner import write_chunks
+from infinitalk_cli.run_writing import write_chunks
 from infinitalk_cli.sampling.stream import Carried, Chunk
 
 CHUNK_FRAMES = 9
@@ -30,14 +33,21 @@ def python_s_own_handler() -> Iterator[None]:
 
 
 @pytest.fixture
-def ctrl_c_while_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
+def ctrl_c_while_joining(monkeypatch: pytest.MonkeyPatch) -> None:
     """Press it in the middle of the writer's last step."""
 
-    def copy(source: Path, target: Path, *, num_samples: int, metadata: dict[str, str]) -> None:
+    def join(*args: Any, **options: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        copy_to_plain_mp4(source, target, num_samples=num_samples, metadata=metadata)
+        join_segments(*args, **options)
 
-    monkeypatch.setattr(writer_module, "copy_to_plain_mp4", copy)
+    monkeypatch.setattr(writer_module, "join_segments", join)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[VideoWriter]:
+    """Of a small video `a.mp4`."""
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        yield VideoWriter(folder, Picture(32, 32))
 
 
 def chunks(num_chunks: int) -> Iterator[Chunk]:
@@ -56,21 +66,49 @@ def num_frames_in(path: Path) -> int:
         return sum(1 for _ in file.decode(video=0))
 
 
-@pytest.mark.usefixtures("ctrl_c_while_finishing")
-def test_a_second_ctrl_c_does_not_lose_the_chunks_done(tmp_path: Path) -> None:
-    target = tmp_path / "a.mp4"
-    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are in .*a\.mp4") as caught:
-        write_chunks(VideoWriter(target, height=32, width=32), chunks_then_ctrl_c(2))
+def test_ctrl_c_keeps_the_chunks_done_and_says_how_to_go_on(writer: VideoWriter) -> None:
+    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are in .*a\.part\.mp4") as caught:
+        write_chunks(writer, chunks_then_ctrl_c(2))
     assert caught.value.exit_code == 130
-    assert num_frames_in(target) == 2 * CHUNK_FRAMES
-    assert list(tmp_path.iterdir()) == [target]
+    assert "--resume" in caught.value.hint
+    assert num_frames_in(writer.part_path) == 2 * CHUNK_FRAMES
+    assert not writer.path.exists()
 
 
-@pytest.mark.usefixtures("ctrl_c_while_finishing")
-def test_ctrl_c_when_all_is_done_comes_too_late(tmp_path: Path) -> None:
-    target = tmp_path / "a.mp4"
-    assert write_chunks(VideoWriter(target, height=32, width=32), chunks(2)) == 2
-    assert num_frames_in(target) == 2 * CHUNK_FRAMES
+@pytest.mark.usefixtures("ctrl_c_while_joining")
+def test_a_second_ctrl_c_does_not_lose_the_chunks_done(writer: VideoWriter) -> None:
+    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are in .*a\.part$"):
+        write_chunks(writer, chunks_then_ctrl_c(2))
+    pieces = sorted(writer.path.with_name("a.part").glob("*.mp4"))
+    assert [num_frames_in(piece) for piece in pieces] == [CHUNK_FRAMES] * 2
+
+
+@pytest.mark.usefixtures("ctrl_c_while_joining")
+def test_ctrl_c_when_all_is_done_comes_too_late(writer: VideoWriter) -> None:
+    assert write_chunks(writer, chunks(2)) == 2
+    assert num_frames_in(writer.path) == 2 * CHUNK_FRAMES
+
+
+def test_a_chunk_is_written_while_the_next_is_computed(writer: VideoWriter) -> None:
+    written, seen = threading.Event(), list[bool]()
+
+    def computing() -> Iterator[Chunk]:
+        for chunk in chunks(2):
+            yield chunk
+            seen.append(written.wait(timeout=20))
+
+    assert write_chunks(writer, computing(), lambda chunk: written.set()) == 2
+    assert seen == [True, True]
+
+
+def test_a_failure_to_write_ends_the_run_and_keeps_the_chunks_before(writer: VideoWriter) -> None:
+    def fail_at_the_second(chunk: Chunk) -> None:
+        if chunk.index == 1:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(MediaError, match="No space left"):
+        write_chunks(writer, chunks(9), fail_at_the_second)
+    assert num_frames_in(writer.path.with_name("a.part") / "0001.mp4") == CHUNK_FRAMES
 
 
 @pytest.mark.parametrize("number", OTHER_STOPS)

@@ -84,13 +84,11 @@ def test_an_input_is_never_the_output(request_: GenerateRequest, tmp_path: Path)
     assert "is an input of the job" in refusal(request)
 
 
-@pytest.mark.parametrize("name", ["clip.part.mp4", "clip.whole.part.mp4"])
-def test_an_input_is_not_overwritten_on_the_way_to_the_output(
-    request_: GenerateRequest, tmp_path: Path, name: str
-) -> None:
+def test_an_input_is_not_overwritten_on_the_way_to_the_output(request_: GenerateRequest, tmp_path: Path) -> None:
     """What an interrupted run left may be the video of the next."""
-    (tmp_path / name).write_bytes(b"video")
-    job = replace(request_.job, reference=tmp_path / name)
+    part = tmp_path / "clip.part.mp4"
+    part.write_bytes(b"video")
+    job = replace(request_.job, reference=part)
     assert "would be overwritten" in refusal(replace(request_, job=job, output=tmp_path / "clip.mp4"))
     check_request(replace(request_, job=job, output=tmp_path / "other.mp4"))
 

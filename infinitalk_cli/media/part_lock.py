@@ -38,12 +38,13 @@ def open_alone(path: Path) -> BinaryIO:
 def remove(file: BinaryIO, path: Path) -> None:
     """Remove a file of `open_alone` while it is ours, and close it. Windows can do so in the other order alone."""
     if sys.platform == "win32":
-        _close(file)
+        close(file)
     path.unlink(missing_ok=True)
-    _close(file)
+    close(file)
 
 
-def _close(file: BinaryIO) -> None:
+def close(file: BinaryIO) -> None:
+    """Let go of it."""
     with suppress(OSError):  # what it still holds is not wanted
         file.close()
 

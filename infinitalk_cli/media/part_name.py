@@ -14,13 +14,13 @@ def real_path_of(output: Path) -> Path:
     return Path(os.path.realpath(output)) if output.is_symlink() else output
 
 
+def part_folder_of(output: Path) -> Path:
+    """The folder of the finished pieces."""
+    real = real_path_of(output)
+    return real.with_name(f"{real.stem}.part")
+
+
 def part_path_of(output: Path) -> Path:
-    """The file that grows chunk by chunk."""
+    """The pieces of a run that was stopped, joined so that they can be played."""
     real = real_path_of(output)
     return real.with_name(f"{real.stem}.part.mp4")
-
-
-def whole_path_of(output: Path) -> Path:
-    """The complete file before it gets its name."""
-    real = real_path_of(output)
-    return real.with_name(f"{real.stem}.whole.part.mp4")

@@ -1,0 +1,145 @@
+"""Going on with a run that ended early: is it the same job, and where does it go on.
+
+A video is the same bit for bit if everything that decides it is: settings, seed, the inputs' content, the weights, and
+the device. `job_identity` writes that down in words, so that a refusal can name the difference. Where memory lies and
+what is streamed decides nothing and is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from infinitalk_cli.errors import InputError
+from infinitalk_cli.media.part_folder import PartFolder
+from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.sampling.stream import Carried
+from infinitalk_cli.weights import WeightFiles
+
+DECIDES_NOTHING = frozenset(
+    {
+        *("output", "overwrite", "resume", "device", "num_gpus", "weights_dir"),
+        *("resident_parameters", "convert"),
+        *("name", "description", "num_persistent_param_in_dit", "vae_tiling", "text_encoder", "demo_weights"),
+    }
+)
+"""Fields of the request and its profile without a say in the frames. The device counts as what it turns out to be."""
+
+MARK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run begins: from nothing, or behind the chunks of an earlier one. `num_frames`: finished before."""
+
+    carried: Carried | None = None
+    num_frames: int = 0
+
+
+def job_identity(request: GenerateRequest, files: WeightFiles, device: torch.device) -> dict[str, str]:
+    """All that decides the frames, by name: settings in words, inputs by their digest, weights by size and marks."""
+    said = dict(_described(request, ""))
+    weights = {f"weights.{name}": mark for name, mark in _described(files, "", digest=quick_mark) if mark != "None"}
+    return {**said, **weights, "device": device.type, "torch": torch.__version__}
+
+
+def begin_or_resume(folder: PartFolder, identity: Mapping[str, str], *, resume: bool, overwrite: bool) -> Resumed:
+    """Prepare the folder: go on with what is there, if that is wished and of this job, else start anew.
+
+    Raises: InputError: if finished pieces of an earlier run would be lost, or are of another job.
+    """
+    begun = folder.job if folder.segments() else None
+    if begun is None or (overwrite and not resume):
+        folder.begin(identity)
+        return Resumed()
+    pieces = f"{len(folder.segments())} finished pieces of an earlier run"
+    if not resume:
+        raise InputError(
+            f"{folder.path} holds {pieces}", hint="--resume goes on behind them, --overwrite drops them and starts anew"
+        )
+    if differences := list(_differences(begun, identity)):
+        raise InputError(
+            "\n  ".join([f"{folder.path} holds {pieces} of another job:", *differences]),
+            hint="name another file with -o, or drop them with --overwrite and without --resume",
+        )
+    return _load(folder)
+
+
+def save_carried(folder: PartFolder, carried: Carried, num_frames: int) -> None:
+    """Keep what the next chunk needs, once the piece before is on the disk. Raises: OSError: on a full disk."""
+    tensors = {"noise_state": carried.noise_state}
+    for name in ("motion", "color_reference"):
+        value: torch.Tensor | None = getattr(carried, name)
+        if value is not None:
+            tensors[name] = value.cpu().contiguous()
+    counts = {"num_done": carried.num_done, "num_segments": len(folder.segments()), "num_frames": num_frames}
+    folder.write_whole(folder.carried_path.name, save(tensors, {name: str(count) for name, count in counts.items()}))
+
+
+def quick_mark(path: Path) -> str:
+    """A large file's size and a digest of its first and last MiB: enough to notice that it is another one."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        hasher = hashlib.sha256(file.read(MARK_BYTES))
+        file.seek(max(0, size - MARK_BYTES))
+        hasher.update(file.read(MARK_BYTES))
+    return f"{size} bytes, {hasher.hexdigest()[:16]}"
+
+
+def content_digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(MARK_BYTES):
+            hasher.update(data)
+    return hasher.hexdigest()
+
+
+def _load(folder: PartFolder) -> Resumed:
+    """What the last finished chunk handed on; a piece behind it, whose state was not kept, is dropped."""
+    if not folder.carried_path.exists():  # killed between the first piece and its state
+        folder.keep(0)
+        return Resumed()
+    try:
+        with safe_open(folder.carried_path, framework="pt") as file:
+            counts = {name: int(value) for name, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        carried = Carried(num_done=counts["num_done"], **tensors)
+        num_segments, num_frames = counts["num_segments"], counts["num_frames"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder.carried_path} is damaged: {error}",
+            hint="its pieces can be played; --overwrite without --resume drops them and starts anew",
+        ) from error
+    if len(folder.segments()) < num_segments:
+        raise InputError(f"{folder.path} lacks some of its {num_segments} pieces", hint="--overwrite starts anew")
+    folder.keep(num_segments)
+    return Resumed(carried, num_frames)
+
+
+def _described(value: object, name: str, *, digest: object = content_digest) -> Iterator[tuple[str, str]]:
+    """The parts of a value with their names, files as their digest."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            if field.name not in DECIDES_NOTHING:
+                inner = f"{name}.{field.name}" if name else field.name
+                yield from _described(getattr(value, field.name), inner, digest=digest)
+    elif isinstance(value, tuple):
+        for number, part in enumerate(value, start=1):
+            yield from _described(part, f"{name} {number}", digest=digest)
+    elif isinstance(value, Path) and callable(digest):
+        yield name, str(digest(value))
+    else:
+        yield name, str(value)
+
+
+def _differences(begun: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    for name in sorted(begun.keys() | now.keys()):
+        if begun.get(name) != now.get(name):
+            yield f"{name.removeprefix('profile.')}: {begun.get(name, 'not there')}, now {now.get(name, 'not there')}"

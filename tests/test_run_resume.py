@@ -1,0 +1,201 @@
+"""Going on with a run that ended early: the video is the one that a run without a break would have made."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from infinitalk_cli import runner
+from infinitalk_cli.errors import InputError
+from infinitalk_cli.main import app
+from infinitalk_cli.media.part_folder import PartFolder
+from infinitalk_cli.media.segments import Picture
+from infinitalk_cli.media.writer import VideoWriter
+from infinitalk_cli.run_resume import Resumed, begin_or_resume, quick_mark, save_carried
+from infinitalk_cli.sampling.stream import Carried, Chunk, generate_chunks
+from tests.media.made import noise, write_wav
+
+PORTRAIT = Path(__file__).parent.parent / "examples" / "media" / "portrait.jpg"
+RATE = 16_000
+JOB = {"seed": "42", "profile.num_steps": "4"}
+QUICK = {"--frames": 17, "--motion-frames": 5, "--steps": 1, "--audio-guidance": 1, "--text-guidance": 1}
+OPTIONS = ["--profile", "demo", *(str(part) for option in QUICK.items() for part in option)]
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """Two seconds: 50 frames, which `OPTIONS` makes in 4 chunks."""
+    return write_wav(tmp_path / "speech.wav", noise(2 * RATE), RATE)
+
+
+def arguments(speech: Path, output: Path, *more: str) -> list[str]:
+    return ["generate", "--image", str(PORTRAIT), "--audio", str(speech), "-o", str(output), *OPTIONS, *more]
+
+
+def talk(speech: Path, output: Path, *more: str) -> Result:
+    return CliRunner().invoke(app, arguments(speech, output, *more))
+
+
+def frames_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in file.decode(video=0)]
+
+
+def stop_after(num_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next run end with Ctrl-C when so many chunks are done."""
+
+    def stopping(*inputs: Any, **options: Any) -> Iterator[Chunk]:
+        for number, chunk in enumerate(generate_chunks(*inputs, **options), start=1):
+            yield chunk
+            if number == num_chunks:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "generate_chunks", stopping)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_video(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, output = tmp_path / "whole.mp4", tmp_path / "out" / "talk.mp4"
+    assert talk(speech, whole).exit_code == 0
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        assert talk(speech, output).exit_code == 130
+    assert len(frames_of(output.with_name("talk.part.mp4"))) == 17 + 12
+
+    refused = talk(speech, output)
+    assert refused.exit_code == 2
+    assert "--resume goes on" in refused.stderr
+    other = talk(speech, output, "--resume", "--seed", "7")
+    assert other.exit_code == 2
+    assert "seed: 42, now 7" in other.stderr
+
+    assert talk(speech, output, "--resume").exit_code == 0
+    assert frames_of(output) == frames_of(whole)
+    assert output.read_bytes() == whole.read_bytes()
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_changed_recording_is_another_job(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out" / "talk.mp4"
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert talk(speech, output).exit_code == 130
+    write_wav(speech, noise(2 * RATE)[::-1], RATE)
+    refused = talk(speech, output, "--resume")
+    assert refused.exit_code == 2
+    assert "audio" in refused.stderr
+    assert len(frames_of(output.with_name("talk.part") / "0001.mp4")) == 17
+
+
+def test_resume_without_an_earlier_run_just_runs(tmp_path: Path, speech: Path) -> None:
+    output = tmp_path / "talk.mp4"
+    assert talk(speech, output, "--resume", "--max-seconds", "0.4").exit_code == 0
+    assert len(frames_of(output)) == 10
+
+
+def carried(num_done: int) -> Carried:
+    return Carried(num_done, torch.Generator().manual_seed(num_done).get_state(), torch.full((1, 3, 5, 8, 8), 0.1))
+
+
+def with_pieces(folder: PartFolder, num_pieces: int, num_carried: int) -> None:
+    """Pieces of 5 frames each, and the state behind some of them."""
+    folder.begin(JOB)
+    writer = VideoWriter(folder, Picture(16, 16))
+    for number in range(1, num_pieces + 1):
+        writer.write(np.zeros((5, 16, 16, 3), np.uint8))
+        if number <= num_carried:
+            save_carried(folder, carried(number), writer.num_frames)
+
+
+def test_a_piece_whose_state_was_not_kept_is_made_again(tmp_path: Path) -> None:
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        with_pieces(folder, num_pieces=3, num_carried=2)
+        begun = begin_or_resume(folder, JOB, resume=True, overwrite=False)
+        assert begun.num_frames == 10
+        assert begun.carried is not None
+        assert begun.carried.num_done == 2
+        assert begun.carried.color_reference is None
+        expected = carried(2)
+        assert expected.motion is not None
+        assert begun.carried.motion is not None
+        assert torch.equal(begun.carried.motion, expected.motion)
+        assert torch.equal(begun.carried.noise_state, expected.noise_state)
+        assert len(folder.segments()) == 2
+
+
+def test_a_run_killed_between_its_first_piece_and_its_state_begins_anew(tmp_path: Path) -> None:
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        with_pieces(folder, num_pieces=1, num_carried=0)
+        assert begin_or_resume(folder, JOB, resume=True, overwrite=False) == Resumed()
+        assert folder.segments() == []
+
+
+def test_overwrite_without_resume_drops_the_earlier_pieces(tmp_path: Path) -> None:
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        with_pieces(folder, num_pieces=2, num_carried=2)
+        assert begin_or_resume(folder, {"seed": "43"}, resume=False, overwrite=True) == Resumed()
+        assert folder.segments() == []
+        assert folder.job == {"seed": "43"}
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", (2**62).to_bytes(8, "little") + b"{}"])
+def test_a_damaged_state_is_said_and_no_piece_is_lost(tmp_path: Path, content: bytes) -> None:
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        with_pieces(folder, num_pieces=2, num_carried=2)
+        folder.carried_path.write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            begin_or_resume(folder, JOB, resume=True, overwrite=False)
+        assert len(folder.segments()) == 2
+
+
+def test_the_difference_of_two_jobs_is_named(tmp_path: Path) -> None:
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        with_pieces(folder, num_pieces=1, num_carried=1)
+        with pytest.raises(InputError, match="num_steps: 4, now 8"):
+            begin_or_resume(folder, {**JOB, "profile.num_steps": "8"}, resume=True, overwrite=True)
+
+
+def test_a_quick_mark_notices_other_weights(tmp_path: Path) -> None:
+    path, marks = tmp_path / "a.safetensors", set[str]()
+    for content in (b"a" * 3_000_000, b"b" + b"a" * 2_999_999, b"a" * 2_999_999 + b"b", b"a" * 3_000_001):
+        path.write_bytes(content)
+        marks.add(quick_mark(path))
+    assert len(marks) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the killed child is found by its exit code")
+def test_a_run_killed_at_any_moment_goes_on_and_gives_the_same_frames(tmp_path: Path) -> None:
+    sound = write_wav(tmp_path / "long.wav", noise(77 * RATE // 25), RATE)  # 6 chunks
+    whole, output = tmp_path / "whole.mp4", tmp_path / "killed.mp4"
+    begun_s = time.monotonic()
+    subprocess.run([sys.executable, "-m", "infinitalk_cli", *arguments(sound, whole)], check=True, capture_output=True)
+    lasts_s, rng, num_killed = time.monotonic() - begun_s, random.Random(0), 0
+    for _ in range(25):
+        command = [sys.executable, "-m", "infinitalk_cli", *arguments(sound, output, "--resume")]
+        while True:
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+                try:
+                    run.communicate(timeout=rng.uniform(0.5, 1.0) * lasts_s)
+                except subprocess.TimeoutExpired:
+                    run.kill()
+                    num_killed += 1
+                    continue
+            assert run.returncode == 0
+            break
+        assert frames_of(output) == frames_of(whole)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.mp4", "long.wav", "whole.mp4"]
+        output.unlink()
+    assert num_killed >= 5
