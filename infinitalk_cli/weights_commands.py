@@ -228,7 +228,13 @@ def import_weights(options: ImportOptions) -> None:
 def compare_all(wanted: Sequence["Wanted"], folder: Path, target: Path, console: Console) -> list["Match"]:
     """What of the folder belongs into the tree, with progress, for large files take their time to read."""
     from infinitalk_cli.download import Meter
-    from infinitalk_cli.weights_import import Sources, damaged_files, find_matches, find_other_forms
+    from infinitalk_cli.weights_import import (
+        Sources,
+        choose_other_forms,
+        damaged_files,
+        find_matches,
+        match_other_form,
+    )
 
     console.note(f"comparing the files of {folder}")
     with console.progress() as on_progress:
@@ -240,7 +246,9 @@ def compare_all(wanted: Sequence["Wanted"], folder: Path, target: Path, console:
         sources = Sources(folder, count)
         meter = Meter(sources.bytes_to_compare(wanted), stage="compare")
         matches = list(find_matches(wanted, sources))
-        matches += find_other_forms(target, matches, sources)
+        others = choose_other_forms(target, matches, sources)
+        meter.total_bytes += sum(path.stat().st_size for path in others)
+        matches += [match_other_form(path, sources) for path in others]
     for path, problem in damaged_files(sources):
         console.note(f"note: {path} is not taken, it is damaged: {problem}")
     return matches

@@ -11,7 +11,8 @@ source folder is never changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -144,19 +145,14 @@ def wanted_places(weights_dir: Path, remote_of: Callable[[HubFile], RemoteFile |
 def find_matches(wanted: Iterable[Wanted], sources: Sources) -> Iterator[Match]:
     """The files of the other folder that belong into the places. Raises: WeightsError: if one can't be read."""
     for place in wanted:
-        try:
+        with _reading():
             found = _match(place, sources)
-        except OSError as error:
-            raise WeightsError(f"can't read {error.filename}: {error.strerror}", hint="check the disk") from error
         if found is not None:
             yield found
 
 
-def find_other_forms(weights_dir: Path, matches: Iterable[Match], sources: Sources) -> Iterator[Match]:
-    """What the tree and the matches lack and a file of another program can be, by its header; one file for each kind.
-
-    Raises: WeightsError: if one can't be read.
-    """
+def choose_other_forms(weights_dir: Path, matches: Iterable[Match], sources: Sources) -> list[Path]:
+    """The files that, by their headers, can be what the tree and the matches lack; one of each kind, the best."""
     matches = tuple(matches)
     taken, places = {match.source for match in matches}, {match.wanted.place for match in matches}
     there = {kind_of(Path(place)) for place in places}
@@ -165,11 +161,15 @@ def find_other_forms(weights_dir: Path, matches: Iterable[Match], sources: Sourc
         kind = _other_form(path) if path not in taken else None
         if kind is not None and kind not in there and not _is_served(weights_dir, kind, places):
             candidates.setdefault(kind, []).append(path)
-    for kind, paths in candidates.items():
-        best = by_preference(kind, paths)[0]
-        place = Wanted(f"{FOLDER}/{best.name}")
-        if not (weights_dir / place.place).exists():
-            yield Match(place, best, best.stat().st_size, sources.hasher(best).sha256, verified=False)
+    best = [by_preference(kind, paths)[0] for kind, paths in candidates.items()]
+    return [path for path in best if not (weights_dir / FOLDER / path.name).exists()]
+
+
+def match_other_form(path: Path, sources: Sources) -> Match:
+    """Another program's file and its place. Raises: WeightsError: if it can't be read."""
+    with _reading():
+        sha256 = sources.hasher(path).sha256
+        return Match(Wanted(f"{FOLDER}/{path.name}"), path, path.stat().st_size, sha256, verified=False)
 
 
 def damaged_files(sources: Sources) -> Iterator[tuple[Path, str]]:
@@ -200,6 +200,14 @@ def bring(match: Match, weights_dir: Path, record: Record, *, symlink: bool, on_
     )
     record.add(match.wanted.place, match.sha256, verified=match.verified, **origin)
     return Imported(match, way)
+
+
+@contextmanager
+def _reading() -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(f"can't read {error.filename}: {error.strerror}", hint="check the disk") from error
 
 
 def _wanted(file: HubFile, remote: RemoteFile | None) -> Wanted:
