@@ -5,7 +5,7 @@ A command's options are the fields of a frozen dataclass, so that they travel as
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, get_type_hints
@@ -58,8 +58,13 @@ class ProgressOptions(ConsoleOptions):
         return Console(quiet=self.quiet, as_json=self.as_json, debug=self.debug, form=self.progress.value)
 
 
-def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
-    """Let a command that takes one dataclass show that dataclass's fields to Typer as its options."""
+def taking(
+    options: type[Any], shown: Collection[str] | None = None
+) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Let a command that takes one dataclass show that dataclass's fields to Typer as its options.
+
+    `shown`: these alone, None for all; the others keep their defaults.
+    """
 
     def wrap(command: Callable[[Any], None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
@@ -67,7 +72,9 @@ def taking(options: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__annotations__ = get_type_hints(options, include_extras=True)
-        setattr(run, "__signature__", inspect.signature(options))  # noqa: B010  functions have no such declared field
+        whole = inspect.signature(options)
+        kept = [field for name, field in whole.parameters.items() if shown is None or name in shown]
+        setattr(run, "__signature__", whole.replace(parameters=kept))  # noqa: B010  functions have no such declared field
         return run
 
     return wrap

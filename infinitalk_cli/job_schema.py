@@ -14,8 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypedDict, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from infinitalk_cli.dialogue import TAG, BadDialogue, parse_dialogue
 from infinitalk_cli.job import DEFAULT_PROMPT, MAX_SPEAKERS
@@ -137,6 +147,13 @@ class BoxForm(_Form):
     top: Side
     right: Side
     bottom: Side
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Both notations."""
+        four = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 4, "maxItems": 4}
+        four["description"] = f"[{', '.join(cls.sides)}] in pixels of the picture"
+        return {"anyOf": [handler(core_schema), four]}
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from infinitalk_cli.estimate import Estimate, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run
+from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult
@@ -152,6 +153,7 @@ def result_record(request: GenerateRequest, result: GenerateResult) -> dict[str,
 
 
 app.command()(bench)
+app.command(no_args_is_help=True)(taking(PreviewOptions, SHOWN)(preview))
 app.command()(download)
 app.command()(doctor)
 app.command()(env)

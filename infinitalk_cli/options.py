@@ -137,8 +137,25 @@ class MainOptions(ProgressOptions):
         list[str] | None,
         typer.Option(
             metavar="L,T,R,B",
-            help="Left, top, right and bottom of a speaker, in pixels of the picture; once per --audio.",
+            help="Left, top, right and bottom of a speaker, in pixels of the picture; once per --audio. With one "
+            "--audio this face speaks, and everyone else keeps silent.",
             show_default="left and right half",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    mask: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="The same as a picture, white where the speaker is; per --audio.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    turns: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.srt",
+            help="Subtitles that say who speaks when in one --audio; lines begin with 'Anna: '.",
             rich_help_panel=INPUT,
         ),
     ] = None
@@ -417,9 +434,12 @@ def read_options_job(options: GenerateOptions) -> Job:
             negative_prompt=options.negative_prompt,
             boxes=options.box or (),
             text=options.text,
+            masks=options.mask or (),
+            turns=options.turns,
             audio_type=audio_type or "para",
         )
     fixed = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}
+    fixed |= {"--mask": options.mask, "--turns": options.turns}
     if doubled := [option for option, value in fixed.items() if value]:
         raise InputError(
             f"{', '.join(doubled)}: the job file {options.input_json} says that already", hint="give one of them"

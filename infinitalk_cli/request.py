@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,7 +99,21 @@ class GenerateResult:
 
 def check_request(request: GenerateRequest) -> None:
     """Refuse what can't work. Raises: InputError: with every problem and the option to change."""
-    problems = [*profile_problems(request.profile), *_option_problems(request), *_output_problems(request)]
+    _refuse([*profile_problems(request.profile), *_option_problems(request), *_output_problems(request)])
+
+
+def check_settings(request: GenerateRequest) -> None:
+    """The same without the output, which a preview has elsewhere."""
+    _refuse([*profile_problems(request.profile), *_option_problems(request)])
+
+
+def input_files(job: Job) -> list[Path]:
+    """Every file that a job reads."""
+    own = [path for speaker in job.speakers for path in (speaker.audio, speaker.mask) if path is not None]
+    return [job.reference, *own]
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
@@ -165,7 +179,7 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output {output} is a folder: name a file in it, such as {output / 'talk.mp4'}"
     elif output.suffix.lower() != ".mp4":
         yield f"the output must end in .mp4, not {output.name!r}"
-    elif there and any(output.samefile(path) for path in _inputs(request.job)):
+    elif there and any(output.samefile(path) for path in input_files(request.job)):
         yield f"the output {output} is an input of the job"
     elif there and not request.overwrite:
         yield f"{output} is already there: --overwrite replaces it, -o names another"
@@ -173,7 +187,7 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         if path.exists() and not request.overwrite:
             yield f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
     part = part_path_of(output)
-    if part.is_file() and any(part.samefile(path) for path in _inputs(request.job)):
+    if part.is_file() and any(part.samefile(path) for path in input_files(request.job)):
         yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
     if part_folder_of(output).is_file():
         yield f"{part_folder_of(output)} is a file, but the video grows in a folder of that name: -o names another"
@@ -190,7 +204,3 @@ def kept_speech(request: GenerateRequest) -> tuple[Path, ...]:
     if len(spoken) == 1:
         return (request.output.with_suffix(".wav"),)
     return tuple(request.output.with_suffix(f".s{number + 1}.wav") for number in spoken)
-
-
-def _inputs(job: Job) -> list[Path]:
-    return [job.reference, *(speaker.audio for speaker in job.speakers if speaker.audio is not None)]

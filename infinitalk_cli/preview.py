@@ -1,0 +1,203 @@
+"""A picture of a job before it runs: who is where, what is cut off, who speaks when, in which chunks.
+
+Everything comes from the headers of the inputs and the first picture, drawn with Pillow: no torch, no weights. Above is
+the source picture, dimmed where the crop cuts it off, with each speaker's place in their colour; below a bar of each
+speaker's speech on the time axis, and the chunks under it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, PngImagePlugin, UnidentifiedImageError
+
+from infinitalk_cli.errors import InputError, MediaError
+from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.media.sound_track import exact_s
+from infinitalk_cli.places import Area, speaker_areas
+from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_plan import PlannedJob, plan_job, sound_duration_s
+from infinitalk_cli.sampling.chunk_plan import plan_chunks
+from infinitalk_cli.sampling.settings import SamplingSettings
+
+COLORS = ((255, 140, 0), (30, 144, 255))
+PAPER, INK, GREY = (24, 24, 28), (235, 235, 235), (120, 120, 128)
+WIDTH, TALLEST, MARGIN, ROW = 960, 720, 16, 26
+"""Of the preview, of the picture in it, and of what is around, in pixels."""
+TINT, DIMMED = 0.35, 0.35
+MOST_LABELLED_CHUNKS = 24
+MARK = "talk preview"
+"""Written into our PNGs: only these are replaced without asking."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a job amounts to. `speech`: each speaker's stretches in seconds; `chunks`: start and end in seconds."""
+
+    planned: PlannedJob
+    areas: tuple[Area, ...]
+    speech: tuple[tuple[tuple[float, float], ...], ...]
+    chunks: tuple[tuple[float, float], ...]
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return self.planned.shape.num_frames / self.planned.shape.fps
+
+
+def look_ahead(request: GenerateRequest) -> Preview:
+    """Read what a job says and shows. Raises: InputError: as the run would."""
+    planned = plan_job(request)
+    shape, profile = planned.shape, request.profile
+    settings = SamplingSettings(
+        engine=request.engine,
+        chunk_frames=profile.chunk_frames,
+        motion_frames=profile.motion_frames,
+        max_frames=shape.num_frames,
+    )
+    found = plan_chunks([shape.num_frames] * request.job.num_speakers, settings)
+    return Preview(
+        planned=planned,
+        areas=speaker_areas(request.job, planned.source_height, planned.source_width),
+        speech=speech_of(request.job),
+        chunks=tuple(
+            ((chunk.start + chunk.keep.start) / shape.fps, (chunk.start + chunk.keep.stop) / shape.fps)
+            for chunk in found
+        ),
+    )
+
+
+def speech_of(job: Job) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """When each speaker speaks: their turns, or from the start to the end of their sound."""
+    told, end_s = list[tuple[tuple[float, float], ...]](), 0.0
+    for speaker in job.speakers:
+        if speaker.audio is None:
+            told.append(())
+        elif speaker.turns:
+            told.append(tuple((turn.start_s, turn.end_s) for turn in speaker.turns))
+        else:
+            start_s = end_s if job.audio_type == "add" else float(exact_s(speaker.start_s))
+            end_s = start_s + float(sound_duration_s(speaker.audio))
+            told.append(((start_s, end_s),))
+    return tuple(told)
+
+
+def draw(job: Job, preview: Preview, lines: Sequence[str]) -> Image.Image:
+    """The picture of a preview. `lines`: of text between the picture and the time axis."""
+    seen = draw_places(job, preview)
+    height = seen.height + ROW * (len(lines) + len(job.speakers) + 2) + 3 * MARGIN
+    canvas = Image.new("RGB", (WIDTH, height), PAPER)
+    canvas.paste(seen, ((WIDTH - seen.width) // 2, MARGIN))
+    pen, top = ImageDraw.Draw(canvas), seen.height + 2 * MARGIN
+    for line in lines:
+        pen.text((MARGIN, top), line, fill=INK, font=font(17))
+        top += ROW
+    draw_times(pen, job, preview, top)
+    return canvas
+
+
+def draw_places(job: Job, preview: Preview) -> Image.Image:
+    """The source picture with its crop and its speakers."""
+    source = preview.planned.picture
+    scale = min((WIDTH - 2 * MARGIN) / source.width, TALLEST / source.height)
+    size = (max(1, round(source.width * scale)), max(1, round(source.height * scale)))
+    picture = source.resize(size, Image.Resampling.BILINEAR)
+    left, top, right, bottom = (round(side * scale) for side in preview.planned.crop_box)
+    dimmed = Image.blend(Image.new("RGB", size, PAPER), picture, DIMMED)
+    dimmed.paste(picture.crop((left, top, right, bottom)), (left, top))
+    pen = ImageDraw.Draw(dimmed)
+    pen.rectangle((left, top, right - 1, bottom - 1), outline=INK, width=2)
+    for number, (speaker, area) in enumerate(zip(job.speakers, preview.areas, strict=False)):
+        if not speaker.everywhere_else:
+            tint(dimmed, area, number)
+            at = ImageDraw.Draw(dimmed)
+            rows, columns = np.nonzero(area)
+            label(at, (columns.min() * scale + 6, rows.min() * scale + 6), title(speaker, number), number)
+    return dimmed
+
+
+def tint(picture: Image.Image, area: Area, number: int) -> None:
+    """Colour an area and its outline."""
+    mask = Image.fromarray(area.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+    flat = Image.new("RGB", picture.size, COLORS[number])
+    picture.paste(flat, mask=mask.point([round(value * TINT) for value in range(256)]))
+    picture.paste(flat, mask=ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(5))))
+
+
+def title(speaker: Speaker, number: int) -> str:
+    """Who a speaker is and what they are heard from."""
+    who = speaker.name or f"speaker {number + 1}"
+    if speaker.everywhere_else:
+        return "everyone else: silent"
+    return f"{who}: {speaker.audio.name if speaker.audio else 'text' if speaker.text else 'silent'}"
+
+
+def label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, number: int) -> None:
+    """Text on a plate of a speaker's colour."""
+    pen.rectangle(pen.textbbox(at, text, font=font(17)), fill=COLORS[number], outline=COLORS[number], width=4)
+    pen.text(at, text, fill=(0, 0, 0), font=font(17))
+
+
+def draw_times(pen: ImageDraw.ImageDraw, job: Job, preview: Preview, top: int) -> None:
+    """A bar for the speech of each, and the chunks, over the length of the video."""
+    begin, width = MARGIN, WIDTH - 2 * MARGIN
+
+    def x(seconds: float) -> float:
+        return begin + width * min(seconds, preview.seconds) / preview.seconds
+
+    for number, (speaker, stretches) in enumerate(zip(job.speakers, preview.speech, strict=True)):
+        pen.line((begin, top + ROW - 4, begin + width, top + ROW - 4), fill=GREY)
+        for start_s, end_s in stretches:
+            if start_s < preview.seconds:
+                pen.rectangle((x(start_s), top + 2, max(x(end_s), x(start_s) + 1), top + ROW - 5), fill=COLORS[number])
+        pen.text(
+            (begin + 4, top + 3), title(speaker, number), fill=INK, font=font(14), stroke_width=2, stroke_fill=PAPER
+        )
+        top += ROW
+    for number, (start_s, end_s) in enumerate(preview.chunks):
+        pen.rectangle((x(start_s), top + 3, x(end_s) - 1, top + ROW - 4), outline=GREY)
+        if len(preview.chunks) <= MOST_LABELLED_CHUNKS:
+            pen.text((x(start_s) + 4, top + 5), f"{number + 1}", fill=INK, font=font(12))
+    top += ROW
+    pen.text((begin, top), "0 s", fill=GREY, font=font(14))
+    end = f"{preview.seconds:.2f} s"
+    pen.text((begin + width - pen.textlength(end, font=font(14)), top), end, fill=GREY, font=font(14))
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own letters, so that a preview looks the same everywhere."""
+    return ImageFont.load_default(size)
+
+
+def save(image: Image.Image, path: Path, *, overwrite: bool) -> None:
+    """Write the PNG; an earlier preview is replaced, anything else only with `overwrite`.
+
+    Raises: InputError: if something else is there. MediaError: if it can't be written.
+    """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"the preview must end in .png, not {path.name!r}", hint="-o preview.png")
+    if path.exists() and not (overwrite or is_preview(path)):
+        raise InputError(f"{path} is already there, and no preview", hint="--overwrite replaces it, -o names another")
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", MARK)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(part, format="PNG", pnginfo=mark)
+        os.replace(part, path)  # noqa: PTH105  one name for both systems
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise MediaError(f"the preview can't be written to {path}: {error.strerror or error}") from error
+
+
+def is_preview(path: Path) -> bool:
+    """Whether a file is one of ours."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == MARK
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return False

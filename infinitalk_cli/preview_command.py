@@ -1,0 +1,114 @@
+"""`talk preview`: a job as a picture, before anything is computed."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infinitalk_cli.console import errors_as_exit_codes
+from infinitalk_cli.errors import InputError
+from infinitalk_cli.hardware import detect_hardware
+from infinitalk_cli.options import OUTPUT, GenerateOptions, options_said, read_options_job
+from infinitalk_cli.profiles import AUTO, settle
+from infinitalk_cli.profiles import find_profile as profile_of
+from infinitalk_cli.request import GenerateRequest, check_settings, input_files
+from infinitalk_cli.run_choice import choose_run
+
+if TYPE_CHECKING:
+    from infinitalk_cli.preview import Preview
+
+SHOWN = (
+    *(
+        "input_json",
+        "image",
+        "video",
+        "audio",
+        "box",
+        "mask",
+        "turns",
+        "text",
+        "voice",
+        "audio_type",
+        "output",
+        "overwrite",
+    ),
+    *("max_seconds", "quiet", "as_json", "debug", "profile", "size", "engine", "frames", "motion_frames"),
+)
+"""The options of `talk generate` that change what a preview shows."""
+
+
+@dataclass(frozen=True)
+class PreviewOptions(GenerateOptions):
+    """Those of `talk generate`, with another output."""
+
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.", rich_help_panel=OUTPUT)] = Path(
+        "preview.png"
+    )
+
+
+def preview(options: PreviewOptions) -> None:
+    """Draw who is where and who speaks when, before anything runs; needs no weights.
+
+    The picture shows what of the source is seen, each speaker's box or mask, the size, the chunks and their times. An
+    earlier preview is replaced.
+
+    \b
+    Examples:
+    talk preview job.json
+    talk preview --image two.png --audio left.wav --audio right.wav --size 720 -o look.png
+    """
+    console = options.console()
+    with errors_as_exit_codes(console):
+        request = preview_request(options)
+        from infinitalk_cli.preview import draw, look_ahead, save
+
+        found = look_ahead(request)
+        lines = preview_lines(request, found)
+        save(draw(request.job, found, lines), options.output, overwrite=options.overwrite)
+        for line in lines:
+            console.note(line)
+        console.result(str(options.output), preview_record(request, found))
+
+
+def preview_request(options: PreviewOptions) -> GenerateRequest:
+    """The request of a run whose weights nobody looks for. Raises: InputError: for the job and the options."""
+    job = read_options_job(options)
+    run = choose_run(options_said(options), detect_hardware())
+    if run.base.demo_weights and run.said.value("profile", AUTO) == AUTO:  # no GPU here, but the job runs elsewhere
+        run = replace(run, base=profile_of("default"))
+    engine = options.engine.value if options.engine else "infinitetalk"
+    profile = settle(run.base, run.said.wishes, engine, run.preset)
+    request = GenerateRequest(
+        job=job, output=options.output, profile=profile, engine=engine, max_seconds=options.max_seconds
+    )
+    check_settings(request)
+    if options.output.exists() and any(options.output.samefile(path) for path in input_files(job)):
+        raise InputError(f"the output {options.output} is an input of the job", hint="-o names another")
+    return request
+
+
+def preview_lines(request: GenerateRequest, found: "Preview") -> list[str]:
+    """The facts in words."""
+    planned, chunks = found.planned, len(found.chunks)
+    box = ", ".join(str(number) for number in planned.crop_box)
+    frames = request.profile.chunk_frames
+    return [
+        f"video: {planned.shape.width} x {planned.shape.height}, {found.seconds:.2f} s, {planned.shape.num_frames} "
+        f"frames, {'1 chunk' if chunks == 1 else f'{chunks} chunks'} of up to {frames} frames",
+        f"picture: {planned.source_width} x {planned.source_height}, seen of it: {box} (left, top, right, bottom)",
+    ]
+
+
+def preview_record(request: GenerateRequest, found: "Preview") -> dict[str, object]:
+    """The same for programs."""
+    planned = found.planned
+    return {
+        "output": str(request.output),
+        "width": planned.shape.width,
+        "height": planned.shape.height,
+        "num_frames": planned.shape.num_frames,
+        "crop_box": list(planned.crop_box),
+        "chunks": [list(chunk) for chunk in found.chunks],
+        "speech": [[list(stretch) for stretch in own] for own in found.speech],
+    }

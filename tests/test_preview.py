@@ -1,0 +1,93 @@
+"""`talk preview`: the picture of a job, without torch or weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from infinitalk_cli.main import app
+from infinitalk_cli.preview import COLORS, TINT
+
+MEDIA = Path(__file__).parent.parent / "examples" / "media"
+TWO = ["--image", MEDIA / "two_people.jpg"]
+LEFT = ["--audio", MEDIA / "speech_left.wav"]
+RIGHT = ["--audio", MEDIA / "speech_right.wav"]
+
+
+def preview(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["preview", *map(str, arguments)])
+
+
+def test_size_crop_speech_and_chunks_are_said_and_drawn(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "look.png"
+    result = preview(*TWO, *LEFT, *RIGHT, "--audio-type", "add", "-o", output, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["width"], told["height"], told["num_frames"]) == (768, 512, 184)
+    assert told["crop_box"] == [32, 0, 992, 640]
+    assert told["chunks"] == [[0.0, 3.24], [3.24, 6.12], [6.12, 7.36]]
+    assert told["speech"][0][0][1] == told["speech"][1][0][0]  # one after the other
+    assert "3 chunks of up to 81 frames" in result.stderr
+    assert [path.name for path in output.parent.iterdir()] == ["look.png"]
+
+
+def test_a_speaker_s_place_is_in_their_colour_and_what_is_cut_off_is_dark(tmp_path: Path) -> None:
+    white = tmp_path / "white.png"
+    Image.new("RGB", (400, 100), "white").save(white)
+    mask = Image.new("L", (40, 10))
+    mask.paste(255, (8, 0, 16, 10))
+    mask.save(tmp_path / "mask.png")
+    chosen = ["--image", white, *LEFT, "--mask", tmp_path / "mask.png"]
+    result = preview(*chosen, "-o", tmp_path / "look.png")
+    assert result.exit_code == 0, result.stderr
+    with Image.open(tmp_path / "look.png") as found:
+        picture = found.convert("RGB")
+    scale = (960 - 32) / 400
+    inside = tuple(round(255 + (value - 255) * TINT) for value in COLORS[0])
+    assert picture.getpixel((16 + round(120 * scale), 16 + round(80 * scale))) == pytest.approx(inside, abs=2)
+    assert picture.getpixel((16 + round(200 * scale), 16 + round(80 * scale))) == (255, 255, 255)
+    assert max(picture.getpixel((17, 16 + round(50 * scale)))) < 128  # pyright: ignore[reportArgumentType]
+
+
+def test_only_a_preview_is_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "preview.png"
+    for _ in range(2):
+        assert preview(*TWO, *LEFT, "-o", output).exit_code == 0
+    Image.new("RGB", (8, 8)).save(output)
+    holiday = output.read_bytes()
+    result = preview(*TWO, *LEFT, "-o", output)
+    assert (result.exit_code, output.read_bytes()) == (2, holiday)
+    assert "is already there, and no preview" in result.stderr
+    assert preview(*TWO, *LEFT, "-o", output, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([*LEFT, "--box", "0,0,2000,100"], "the box of speaker 1"),
+        ([*LEFT, *RIGHT, "--box", "0,0,300,300", "--box", "200,200,400,400"], "overlap: both hold 200, 200, 300, 300"),
+        ([*LEFT, "-o", "look.jpg"], "the preview must end in .png"),
+        ([*LEFT, "--max-seconds", "nan"], "--max-seconds must be above 0"),
+        ([*LEFT, "--frames", "80"], "80"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str | Path], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = preview(*TWO, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_torch_is_needed() -> None:
+    program = "import sys, infinitalk_cli.preview; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
