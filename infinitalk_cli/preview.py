@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from infinitalk_cli.errors import InputError, MediaError
-from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.job import Job
 from infinitalk_cli.media.sound_track import exact_s
 from infinitalk_cli.places import Area, speaker_areas
 from infinitalk_cli.request import GenerateRequest
-from infinitalk_cli.run_plan import PlannedJob, plan_job, sound_duration_s
+from infinitalk_cli.run_plan import PlannedJob, plan_job, sound_duration_s, text_duration_s
 from infinitalk_cli.sampling.chunk_plan import plan_chunks
 from infinitalk_cli.sampling.settings import SamplingSettings
 
@@ -63,7 +63,7 @@ def look_ahead(request: GenerateRequest) -> Preview:
     return Preview(
         planned=planned,
         areas=speaker_areas(request.job, planned.source_height, planned.source_width),
-        speech=speech_of(request.job),
+        speech=speech_of(request),
         chunks=tuple(
             ((chunk.start + chunk.keep.start) / shape.fps, (chunk.start + chunk.keep.stop) / shape.fps)
             for chunk in found
@@ -71,18 +71,23 @@ def look_ahead(request: GenerateRequest) -> Preview:
     )
 
 
-def speech_of(job: Job) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """When each speaker speaks: their turns, or from the start to the end of their sound."""
-    told, end_s = list[tuple[tuple[float, float], ...]](), 0.0
-    for speaker in job.speakers:
-        if speaker.audio is None:
-            told.append(())
-        elif speaker.turns:
+def speech_of(request: GenerateRequest) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """When each speaker speaks: their turns, or from the start to the end of their sound, of a text about.
+
+    Of a dialogue nobody knows it before it is spoken.
+    """
+    told, end_s, job = list[tuple[tuple[float, float], ...]](), 0.0, request.job
+    for number, speaker in enumerate(job.speakers):
+        spoken = number in job.read_aloud and not job.dialogue
+        if speaker.turns:
             told.append(tuple((turn.start_s, turn.end_s) for turn in speaker.turns))
-        else:
+        elif speaker.audio is not None or spoken:
             start_s = end_s if job.audio_type == "add" else float(exact_s(speaker.start_s))
-            end_s = start_s + float(sound_duration_s(speaker.audio))
+            length_s = sound_duration_s(speaker.audio) if speaker.audio else text_duration_s(request, number)
+            end_s = start_s + float(length_s)
             told.append(((start_s, end_s),))
+        else:
+            told.append(())
     return tuple(told)
 
 
@@ -116,7 +121,7 @@ def draw_places(job: Job, preview: Preview) -> Image.Image:
             tint(dimmed, area, number)
             at = ImageDraw.Draw(dimmed)
             rows, columns = np.nonzero(area)
-            label(at, (columns.min() * scale + 6, rows.min() * scale + 6), title(speaker, number), number)
+            label(at, (columns.min() * scale + 6, rows.min() * scale + 6), title(job, number), number)
     return dimmed
 
 
@@ -128,12 +133,13 @@ def tint(picture: Image.Image, area: Area, number: int) -> None:
     picture.paste(flat, mask=ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(5))))
 
 
-def title(speaker: Speaker, number: int) -> str:
+def title(job: Job, number: int) -> str:
     """Who a speaker is and what they are heard from."""
+    speaker, is_spoken = job.speakers[number], number in job.read_aloud
     who = speaker.name or f"speaker {number + 1}"
     if speaker.everywhere_else:
         return "everyone else: silent"
-    return f"{who}: {speaker.audio.name if speaker.audio else 'text' if speaker.text else 'silent'}"
+    return f"{who}: {speaker.audio.name if speaker.audio else 'text' if is_spoken else 'silent'}"
 
 
 def label(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, number: int) -> None:
@@ -149,14 +155,12 @@ def draw_times(pen: ImageDraw.ImageDraw, job: Job, preview: Preview, top: int) -
     def x(seconds: float) -> float:
         return begin + width * min(seconds, preview.seconds) / preview.seconds
 
-    for number, (speaker, stretches) in enumerate(zip(job.speakers, preview.speech, strict=True)):
+    for number, stretches in enumerate(preview.speech):
         pen.line((begin, top + ROW - 4, begin + width, top + ROW - 4), fill=GREY)
         for start_s, end_s in stretches:
             if start_s < preview.seconds:
                 pen.rectangle((x(start_s), top + 2, max(x(end_s), x(start_s) + 1), top + ROW - 5), fill=COLORS[number])
-        pen.text(
-            (begin + 4, top + 3), title(speaker, number), fill=INK, font=font(14), stroke_width=2, stroke_fill=PAPER
-        )
+        pen.text((begin + 4, top + 3), title(job, number), fill=INK, font=font(14), stroke_width=2, stroke_fill=PAPER)
         top += ROW
     for number, (start_s, end_s) in enumerate(preview.chunks):
         pen.rectangle((x(start_s), top + 3, x(end_s) - 1, top + ROW - 4), outline=GREY)

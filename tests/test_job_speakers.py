@@ -141,7 +141,6 @@ def test_an_editor_may_be_told_the_schema() -> None:
         ({"audio": "a.wav", "bbox": {"person1": [1, 2, 3, 4]}}, "bbox: goes with cond_audio"),
         ({"image": None, "audio": "a.wav"}, "image: is missing"),
         ({"audio": "a.wav", "video": "two.png"}, "video: give a picture or a video, not both"),
-        ({"turns": "talk.srt"}, "audio: is missing"),
         (
             {"audio": "both.wav", "turns": "talk.srt", "speakers": [{"name": "Anna"}, {}]},
             "speakers: give a name to both speakers, or to none",
