@@ -81,7 +81,7 @@ def _check_gpu(hardware: Hardware, choice: Choice) -> Check:
     size = f", {gpu.total_bytes / 1e9:.0f} GB" if gpu.total_bytes else ""
     capability = f", compute capability {_dotted(gpu.capability)}" if gpu.capability else ""
     others = len(hardware.visible_gpus) - 1
-    more = f"; {others} more, --gpu names another" if others > 0 else ""
+    more = f"; {others} more: --gpu names another, --gpus shares the work" if others > 0 else ""
     return Check("gpu", True, True, f"{gpu.label}: {gpu.name}{size}{capability}{more}")
 
 

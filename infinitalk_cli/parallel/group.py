@@ -53,19 +53,27 @@ def apply_settings() -> None:
 
 
 def join_group(rank: int, num_ranks: int, device: torch.device, meeting: Path, timeout_s: float) -> None:
-    """Become a rank of the default group; returns when all have. `meeting`: a file to be made, the same for all."""
+    """Become a rank of the default group; returns when all have. `meeting`: a file to be made, the same for all.
+
+    Raises: EnvironmentUnfitError: if they can't reach each other.
+    """
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=dist.FileStore(str(meeting), num_ranks),  # pyright: ignore[reportPrivateImportUsage]
-        rank=rank,
-        world_size=num_ranks,
-        timeout=timedelta(seconds=timeout_s),
-        device_id=device if on_gpu else None,
-    )
-    dist.all_reduce(torch.zeros(1, device=device))
+    try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=dist.FileStore(str(meeting), num_ranks),  # pyright: ignore[reportPrivateImportUsage]
+            rank=rank,
+            world_size=num_ranks,
+            timeout=timedelta(seconds=timeout_s),
+            device_id=device if on_gpu else None,
+        )
+        dist.all_reduce(torch.zeros(1, device=device))
+    except dist.DistBackendError as error:
+        reason = str(error).splitlines()[0]
+        hint = "NCCL_DEBUG=INFO and --debug show why; leave --gpus out: one GPU does the same job"
+        raise EnvironmentUnfitError(f"the GPUs can't exchange data: {reason}", hint=hint) from error
 
 
 def abort_group() -> None:

@@ -74,6 +74,10 @@ class Team:
     _is_closing: bool = False
     _news: threading.Condition = field(default_factory=threading.Condition)
 
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":  # NCCL wants to know which
+            self.device = torch.device("cuda", self.device.index or 0)
+
     @contextmanager
     def running(self) -> Generator[None]:
         """Have the others start and load inside the `with`; at its end they are gone, whatever happens.
@@ -89,10 +93,11 @@ class Team:
         apply_settings()
         with tempfile.TemporaryDirectory(prefix="talk-ranks-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder)
+            self._listener = threading.Thread(target=self._listen, daemon=True)
             try:
                 for rank in range(1, self.num_ranks):
                     self._members.append(self._start(rank))
-                threading.Thread(target=self._listen, daemon=True).start()
+                self._listener.start()
                 yield
             finally:
                 self._close()
@@ -227,7 +232,8 @@ class Team:
         try:
             message = member.pipe.recv()
         except (EOFError, OSError):
-            self._fail(self._found_dead(member))
+            if not self._is_closing:
+                self._fail(self._found_dead(member))
             return
         if isinstance(message, Failure):
             said = message.error
@@ -256,6 +262,8 @@ class Team:
             self._is_closing = True
         for member in self._members:
             member.process.kill()
+        if self._listener.is_alive():
+            self._listener.join(END_S)
         for member in self._members:
             with suppress(subprocess.TimeoutExpired):
                 member.process.wait(END_S)

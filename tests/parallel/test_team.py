@@ -153,6 +153,9 @@ class TestFailures:
             with Team(2, torch.device("cuda", 0), build_small).running():
                 pass
 
+    def test_gpu_is_the_first_where_none_is_named(self) -> None:
+        assert Team(2, torch.device("cuda"), build_small).device == torch.device("cuda", 0)
+
     def test_torch_without_nccl_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
         with pytest.raises(EnvironmentUnfitError, match="NCCL"):
