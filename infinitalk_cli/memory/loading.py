@@ -2,8 +2,8 @@
 
 A module is built on the `meta` device, where its parameters have shapes but no memory. Files are opened as tables of
 `TensorRef`s: name, shape and dtype are known, the values are not read. Names and shapes are then compared, all of them
-and before a single value is read, and only then is every tensor read, cast and assigned. What a safetensors file holds
-as it is wanted is read by several threads (`reading.py`); what has to be made of other values, one tensor at a time.
+and before a single value is read, and only then is every tensor read, cast and assigned. What a file holds as it is
+wanted is read by several threads (`reading.py`); what has to be made of other values, one tensor at a time.
 
 For the latter, files are mapped, not read whole. Pages of a mapping that were touched count as the process's memory
 until the mapping goes, so after reading a 65 GB file through one mapping a program seems to hold 65 GB. The mapping is
@@ -16,13 +16,14 @@ is in use.
 
 from __future__ import annotations
 
-import json
 import pickle
 import pickletools
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -31,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.memory.reading import FileSpan, Filling, fill
+from infinitalk_cli.memory.reading import FileSpan, Filling, fill, pickle_spans, safetensors_spans
 
 RELEASE_AFTER_BYTES = 64 * 2**20
 NUM_NAMES_IN_MESSAGE = 8
@@ -76,11 +77,18 @@ class TensorRef:
     def rows(self, start: int, stop: int) -> TensorRef:
         """Rows `start` to `stop` of the first axis, still unread."""
         shape = (stop - start, *self.shape[1:])
-        return replace(self, shape=shape, read=lambda: self.read()[start:stop])
+        return self._part(shape, start, lambda: self.read()[start:stop])
 
     def reshaped(self, *shape: int) -> TensorRef:
         """The same values under another shape, still unread."""
-        return replace(self, shape=shape, read=lambda: self.read().reshape(shape))
+        return self._part(shape, 0, lambda: self.read().reshape(shape))
+
+    def _part(self, shape: tuple[int, ...], first_row: int, read: Callable[[], Tensor]) -> TensorRef:
+        """Values that lie in one piece in these, from a row on."""
+        if self.span is not None:
+            start = self.span.start + first_row * prod(self.shape[1:]) * self.dtype.itemsize
+            read = _StoredTensor(read, FileSpan(self.span.path, start, prod(shape) * self.dtype.itemsize))
+        return replace(self, shape=shape, read=read)
 
 
 class _MappedFile:
@@ -104,14 +112,13 @@ class _MappedFile:
 
 @dataclass(frozen=True)
 class _StoredTensor:
-    """Reads a tensor as it is in a file."""
+    """Reads values that are in a file just as they are, in one piece."""
 
-    file: _MappedFile
-    name: str
+    read: Callable[[], Tensor]
     span: FileSpan
 
     def __call__(self) -> Tensor:
-        return self.file.read(self.name)
+        return self.read()
 
 
 def open_tensors(paths: Path | Iterable[Path]) -> dict[str, TensorRef]:
@@ -271,26 +278,19 @@ def _listing(names: Sequence[str]) -> str:
 def _list_safetensors(path: Path) -> list[TensorRef]:
     file = _MappedFile(path, lambda path: cast("TensorGetter", _open_safetensors(path).get_tensor))
     handle = _open_safetensors(path)
-    spans = _spans(path)
+    spans = safetensors_spans(path)
     refs: list[TensorRef] = []
     for name in cast("list[str]", handle.keys()):
         header = handle.get_slice(name)
         dtype = SAFETENSORS_DTYPES.get(header.get_dtype())
         if dtype is None:
             raise WeightsError(f"{path}: {name} has the unknown dtype {header.get_dtype()}")
-        refs.append(TensorRef(name, tuple(header.get_shape()), dtype, path, _StoredTensor(file, name, spans[name])))
+        refs.append(
+            TensorRef(
+                name, tuple(header.get_shape()), dtype, path, _StoredTensor(partial(file.read, name), spans[name])
+            )
+        )
     return refs
-
-
-def _spans(path: Path) -> dict[str, FileSpan]:
-    """Where each tensor lies in a safetensors file that the library has found sound."""
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(header_bytes))
-    header.pop("__metadata__", None)
-    begin = 8 + header_bytes
-    ends = {name: cast("tuple[int, int]", entry["data_offsets"]) for name, entry in header.items()}
-    return {name: FileSpan(path, begin + start, stop - start) for name, (start, stop) in ends.items()}
 
 
 def _open_safetensors(path: Path) -> Any:  # safetensors has no types
@@ -304,10 +304,14 @@ def _open_safetensors(path: Path) -> Any:  # safetensors has no types
 
 def _list_pickle(path: Path) -> list[TensorRef]:
     file = _MappedFile(path, lambda path: _open_pickle(path).__getitem__)
-    return [
-        TensorRef(name, tuple(tensor.shape), tensor.dtype, path, lambda name=name: file.read(name))
-        for name, tensor in _open_pickle(path).items()
-    ]
+    content = _open_pickle(path)
+    spans = pickle_spans(path, content)
+    refs: list[TensorRef] = []
+    for name, tensor in content.items():
+        read = partial(file.read, name)
+        stored = _StoredTensor(read, spans[name]) if name in spans else read
+        refs.append(TensorRef(name, tuple(tensor.shape), tensor.dtype, path, stored))
+    return refs
 
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:

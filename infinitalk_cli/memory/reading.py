@@ -15,15 +15,18 @@ A file that is cut while it is read gives an error, where a mapping would end th
 
 from __future__ import annotations
 
+import json
 import os
 import queue
+import struct
 import threading
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -63,6 +66,53 @@ class Filling:
             part = flat[first : first + at_once]
             start = self.source.start + first * self.dtype.itemsize
             yield Filling(FileSpan(self.source.path, start, part.numel() * self.dtype.itemsize), self.dtype, part)
+
+
+def safetensors_spans(path: Path) -> dict[str, FileSpan]:
+    """Where each tensor lies in a safetensors file that the library has found sound."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(header_bytes))
+    header.pop("__metadata__", None)
+    begin = 8 + header_bytes
+    ends = {name: cast("tuple[int, int]", entry["data_offsets"]) for name, entry in header.items()}
+    return {name: FileSpan(path, begin + start, stop - start) for name, (start, stop) in ends.items()}
+
+
+def pickle_spans(path: Path, content: Mapping[str, Tensor]) -> dict[str, FileSpan]:
+    """Where the dense tensors of a mapped file of torch's zip form lie in it.
+
+    The pickle does not say which record holds which tensor, the mapping does: storages lie in it as records do in the
+    file. Nothing is found if the two do not agree in every length and distance.
+    """
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in content.values()}
+    places = sorted(place for place, num_bytes in storages.items() if num_bytes)
+    records = _stored_records(path)
+    if not places or len(places) != len(records):
+        return {}
+    begin = places[0] - min(records)  # of the file, in memory
+    if any(records.get(place - begin) != storages[place] for place in places):
+        return {}
+    return {
+        name: FileSpan(path, tensor.data_ptr() - begin, tensor.nbytes)
+        for name, tensor in content.items()
+        if tensor.is_contiguous() and tensor.nbytes
+    }
+
+
+def _stored_records(path: Path) -> dict[int, int]:
+    """The records of values in a zip file of torch's: where each begins, and its length; none in another file."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    found: dict[int, int] = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for record in archive.infolist():
+            if "/data/" not in record.filename or not record.file_size or record.compress_type != zipfile.ZIP_STORED:
+                continue
+            file.seek(record.header_offset + 26)  # lengths of the name and the padding that precede the values
+            name_bytes, padding_bytes = struct.unpack("<HH", file.read(4))
+            found[record.header_offset + 30 + name_bytes + padding_bytes] = record.file_size
+    return found
 
 
 def fill(fillings: Sequence[Filling], device: torch.device) -> None:

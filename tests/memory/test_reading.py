@@ -69,6 +69,28 @@ def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "gone")
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_tensors_their_rows_and_other_shapes_of_them_are_found_in_the_file(tmp_path: Path, suffix: str) -> None:
+    shared = noise(9, 4)
+    tensors = {"a": noise(7, 5), "b": noise(3), "part": shared[2:6], "turned": noise(4, 6).T, "half": noise(5).half()}
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save(tensors, path)
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    refs = open_tensors(path)
+    refs |= {"rows": refs["a"].rows(2, 5), "flat": refs["a"].reshaped(35)}
+    expected = {**tensors, "rows": tensors["a"][2:5], "flat": tensors["a"].reshape(35)}
+    found = {name for name, ref in refs.items() if ref.span is not None}
+    assert found == set(expected) - ({"turned"} if suffix == "pth" else set())
+    for name in found:
+        span, target = refs[name].span, torch.empty(refs[name].shape, dtype=refs[name].dtype)
+        assert span is not None
+        fill([Filling(span, target.dtype, target)], CPU)
+        assert torch.equal(target, expected[name])
+        assert torch.equal(refs[name].load(), expected[name])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
 def test_ctrl_c_ends_the_reading_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PIECE_BYTES", 2**22)
