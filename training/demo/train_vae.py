@@ -1,0 +1,192 @@
+"""Trains the video VAE on clips of the moving people.
+
+`python -m training.demo.train_vae --data DIR --out DIR --minutes 7.5` writes `vae.safetensors`. The loss is the
+absolute difference of pixels and of their gradients, mouths counting more, and a light pull of the latents to unit
+normal. At the end the latents' mean and spread are measured and folded into the two 1x1x1 convolutions around them, so
+that the normalised latents of our people have mean 0 and deviation 1, as the transformer likes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from infinitalk_cli.models.fused import plain_forms
+from infinitalk_cli.models.vae import VideoVAE, frame_groups, latent_statistics
+from infinitalk_cli.models.vae_layers import HISTORY, CausalConv3d, TemporalCache
+from training.demo.clips import ClipMaker
+from training.demo.networks import VAE_FILE, load_weights, new_vae, save_half
+from training.demo.pace import Averaged, Log, Pace, optimizer_for, pick_device, take_step
+
+PEAK = 1.5e-3
+MOUTH_WEIGHT = 4.0
+GRADIENT_WEIGHT = 0.5
+PULL = 1e-3
+NUM_FRAMES = 13
+SHAPES = ((128, 128, 1), (96, 160, 2), (144, 112, 1))
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A clip through the VAE: frames `(B, 3, T, H, W)`, normalised latents, their log-variance."""
+
+    frames: Tensor
+    latents: Tensor
+    log_variance: Tensor
+
+
+def through(vae: VideoVAE, frames: Tensor, generator: torch.Generator | None) -> Coded:
+    """Encode and decode with gradients; with a generator, noise is added to the latents as in training a VAE."""
+    center, spread = latent_statistics(frames.device)
+    means: list[Tensor] = []
+    log_variances: list[Tensor] = []
+    cache = TemporalCache()
+    for start, end in frame_groups(frames.shape[2]):
+        mean, log_variance = vae.conv1(vae.encoder(frames[:, :, start:end], cache)).float().chunk(2, dim=1)
+        means.append((mean - center) / spread)
+        log_variances.append(log_variance.clamp(-12, 4))
+        cache.is_first = False
+    latents, log_variance = torch.cat(means, dim=2), torch.cat(log_variances, dim=2)
+    noisy = latents
+    if generator is not None:
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        noisy = latents + (0.5 * log_variance).exp() * noise
+    cache = TemporalCache()
+    pieces: list[Tensor] = []
+    for latent in (noisy * spread + center).split(1, dim=2):
+        pieces.append(vae.decoder(vae.conv2(latent), cache).float())
+        cache.is_first = False
+    return Coded(torch.cat(pieces, dim=2), latents, log_variance)
+
+
+def convolve_as_pictures() -> None:
+    """From now on causal convolutions run as 2-D ones on every device: with few channels GPUs too are faster so."""
+
+    def forward(self: CausalConv3d, input: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        if input.is_cuda and torch.is_autocast_enabled("cuda"):
+            input = input.to(torch.get_autocast_dtype("cuda"))  # before it is remembered and copied
+        if self.kernel_size[0] > 1:
+            input = (cache or TemporalCache()).extend(self, input, HISTORY)
+        return self.convolve_frames(input)
+
+    CausalConv3d.forward = forward
+
+
+def loss_of(coded: Coded, frames: Tensor, near_mouth: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The loss and its parts. near_mouth: `(B, H, W)`."""
+    weight = (1 + MOUTH_WEIGHT * near_mouth)[:, None, None]
+    difference = coded.frames - frames
+    pixels = (difference.abs() * weight).mean()
+    edges = (difference.diff(dim=3).abs().mean() + difference.diff(dim=4).abs().mean()) / 2
+    spread = coded.log_variance.exp()
+    pull = 0.5 * (coded.latents.square() + spread - 1 - coded.log_variance).mean()
+    loss = pixels + GRADIENT_WEIGHT * edges + PULL * pull
+    return loss, {"pixels": pixels.item(), "edges": edges.item(), "pull": pull.item()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the demo's video VAE.")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=7.5)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the weights in the output folder")
+    parser.add_argument("--span", type=float, nargs=2, default=(0.0, 1.0), help="part of the learning rate's course")
+    wish = parser.parse_args()
+    wish.out.mkdir(parents=True, exist_ok=True)
+    with plain_forms():
+        train(wish, pick_device(wish.device, tries_kernels=True), Log(wish.out / "log.jsonl", "vae"))
+
+
+def train(wish: argparse.Namespace, device: torch.device, log: Log) -> None:
+    """Until the time is up; then the latents are measured and the VAE is stored."""
+    convolve_as_pictures()
+    generator = torch.Generator(device).manual_seed(wish.seed)
+    makers = [clips_of(wish, generator, shape, NUM_FRAMES) for shape in SHAPES]
+    vae = new_vae(wish.seed).to(device)
+    if wish.resume:
+        load_weights(vae, wish.out / VAE_FILE)
+    optimizer, average = optimizer_for(vae, device, PEAK), Averaged(vae, 0.998)
+    pace = Pace(wish.minutes, wish.steps, tuple(wish.span))
+    for step in pace:
+        with torch.no_grad():
+            frames, near_mouth = makers[(0, 1, 0, 2)[step % 4] if step % 8 else 1].pictures(wish.batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            coded = through(vae, frames, generator)
+        loss, parts = loss_of(coded, frames, near_mouth)
+        take_step(optimizer, vae, loss, pace.learning_rate(PEAK))
+        average.update(step)
+        if step % 100 == 0 or step < 3:
+            log.write(step=step, seconds=pace.elapsed_s, loss=loss.item(), **parts)
+    vae.load_state_dict({**vae.state_dict(), **average.state()})
+    fold_statistics(vae, [clips_of(wish, generator, shape, 33).pictures(4)[0] for shape in SHAPES for _ in range(6)])
+    save_half(vae.state_dict(), wish.out / VAE_FILE)
+    log.write(step=pace.step, seconds=pace.elapsed_s, **held_out(vae, wish))
+
+
+def clips_of(
+    wish: argparse.Namespace, generator: torch.Generator, shape: tuple[int, int, int], num_frames: int
+) -> ClipMaker:
+    """Clips of the training people."""
+    return ClipMaker.load(wish.data, generator, *shape, num_frames=num_frames)
+
+
+@torch.no_grad()
+def fold_statistics(vae: VideoVAE, clips: list[Tensor]) -> None:
+    """Give the normalised latents mean 0 and deviation 1 per channel, and undo that before the decoder."""
+    latents = torch.cat([vae.encode(frames).transpose(0, 1).flatten(1) for frames in clips], dim=1)
+    shift, scale = latents.mean(dim=1), latents.std(dim=1).clamp_min(1e-3)
+    center, spread = (part.flatten() for part in latent_statistics(latents.device))
+    size = len(center)
+    moved = center + shift * spread  # the mean of what the first convolution gave
+    vae.conv1.weight[:size] /= scale.view(-1, 1, 1, 1, 1)
+    assert vae.conv1.bias is not None
+    assert vae.conv2.bias is not None
+    vae.conv1.bias[:size] = (vae.conv1.bias[:size] - moved) / scale + center
+    undone = moved - scale * center
+    vae.conv2.bias += vae.conv2.weight.flatten(1) @ undone
+    vae.conv2.weight *= scale.view(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def held_out(vae: VideoVAE, wish: argparse.Namespace) -> dict[str, float]:
+    """How well clips of people never seen come back, in dB, everywhere and about the mouth; all float32."""
+    device = vae.conv1.weight.device
+    generator = torch.Generator(device).manual_seed(wish.seed + 1)
+    figures: dict[str, float] = {}
+    pictures: list[Tensor] = []
+    for shape in SHAPES:
+        maker = ClipMaker.load(wish.data, generator, *shape, num_frames=33, held_out=True)
+        frames, near_mouth = maker.pictures(min(8, wish.batch))
+        latents = vae.encode(frames)
+        decoded = vae.decode(latents)
+        error = (decoded - frames).square() / 4
+        weight = near_mouth[:, None, None].expand_as(error)
+        name = f"{shape[0]}x{shape[1]}"
+        figures[f"psnr_{name}"] = float(-10 * error.mean().log10())
+        figures[f"mouth_psnr_{name}"] = float(-10 * ((error * weight).sum() / weight.sum()).log10())
+        figures[f"latent_std_{name}"] = float(latents.std())
+        pictures += [frames[0, :, ::4], decoded[0, :, ::4]]
+    save_rows(pictures, wish.out / "vae_sheet.png")
+    return figures
+
+
+def save_rows(clips: list[Tensor], path: Path) -> None:
+    """A picture with a row for each clip `(3, T, H, W)` in [-1, 1]."""
+    rows = [rearrange((clip + 1) * 127.5, "c t h w -> h (t w) c").clamp(0, 255).byte().cpu() for clip in clips]
+    width = max(row.shape[1] for row in rows)
+    padded = [torch.nn.functional.pad(row, (0, 0, 0, width - row.shape[1])) for row in rows]
+    Image.fromarray(torch.cat(padded).numpy()).save(path)
+
+
+if __name__ == "__main__":
+    main()
