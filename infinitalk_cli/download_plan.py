@@ -15,6 +15,7 @@ from typing import Literal
 
 from infinitalk_cli.compact import IMAGE_ENCODER, is_current, text_encoder_place, transformer_place
 from infinitalk_cli.errors import DoesNotFitError, WeightsError
+from infinitalk_cli.file_headers import header_problem
 from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
 from infinitalk_cli.manifest import HubFile, Need, Purpose
 from infinitalk_cli.part_file import part_path
@@ -193,14 +194,14 @@ def without_replaced(files: Sequence[HubFile], need: Need, weights_dir: Path) ->
 
 
 def repackaged_parts(need: Need, weights_dir: Path) -> dict[Purpose, Path]:
-    """What another program's files in the tree serve for, in the form that this need asks for."""
+    """What another program's files in the tree serve for, in the form that this need asks for; no damaged ones."""
     found: dict[Purpose, Path | None] = {
         purpose: find_repackaged(weights_dir, *kinds) for purpose, kinds in _repackaged_kinds(need).items()
     }
     if need.quant != "none" and not need.merged_lora:
         apart = repackaged_transformer(weights_dir, need.engine, need.num_speakers, need.quant)
         found["transformer"] = apart[0][0] if apart else None
-    return {purpose: path for purpose, path in found.items() if path is not None}
+    return {purpose: path for purpose, path in found.items() if path is not None and header_problem(path) is None}
 
 
 def _repackaged_kinds(need: Need) -> dict[Purpose, tuple[Kind, ...]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar, cast
 
-from infinitalk_cli.errors import TalkError, WeightsError
+from infinitalk_cli.errors import InputError, TalkError, WeightsError
 from infinitalk_cli.part_file import Digest, PartFile, TooManyBytesError, read_digest
 
 RECEIVE_BYTES = 2**18
@@ -70,6 +70,7 @@ class Hub:
 
     Args: token: instead of the saved one. stop: set by another thread to end transfers and waits.
         on_note: told of waits that the hub asks for.
+    Raises: InputError: if HF_ENDPOINT is no address.
     """
 
     def __init__(
@@ -84,6 +85,10 @@ class Hub:
 
         _quiet_library()
         self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        if not self._endpoint.startswith(("http://", "https://")):
+            raise InputError(
+                f"HF_ENDPOINT is {self._endpoint!r}, which is no address", hint="as in HF_ENDPOINT=https://HOST"
+            )
         self._cache_dir = Path(constants.HF_HUB_CACHE)
         self._api = HfApi(endpoint=self._endpoint, token=token)
         self._token = token

@@ -139,7 +139,7 @@ def print_path(options: PathOptions) -> None:
     console = options.console()
     with errors_as_exit_codes(console):
         path = find_weights_dir(options.weights_dir) / (options.file or "")
-        if options.file and not path.is_file():
+        if options.file and (".." in Path(options.file).parts or not path.is_file()):
             raise WeightsError(f"there is no {path}", hint="`talk weights ls` shows what there is")
         console.result(str(path), {"path": str(path)})
 

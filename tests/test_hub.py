@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from infinitalk_cli.errors import InterruptedRunError, WeightsError
+from infinitalk_cli.errors import InputError, InterruptedRunError, WeightsError
 from infinitalk_cli.hub import Hub, NotOnHubError, Patience, RemoteFile, RevisionGoneError, UnreachableError
 from infinitalk_cli.part_file import Digest, PartFile
 from tests import hub_server
@@ -124,6 +124,16 @@ def test_unknown_host_is_a_plain_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     with pytest.raises(UnreachableError, match="can't get owner/model at main"):
         Hub(patience=QUICK).list_files(NAME, "main")
+
+
+def test_endpoint_that_is_no_address_is_the_users_matter_and_an_empty_one_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "mirror.example")
+    with pytest.raises(InputError, match=r"HF_ENDPOINT is 'mirror\.example'"):
+        Hub()
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    Hub()
 
 
 def test_part_longer_than_the_file_is_thrown_away(server: HubServer, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_path_is_printed_alone(filled: Path) -> None:
     assert weights("path").stdout == f"{filled}\n"
     assert weights("path", VAE).stdout == f"{filled / VAE}\n"
     assert weights("path", "nothing").exit_code == 4
+    (filled.parent / "secret").touch()
+    assert weights("path", "../secret").exit_code == 4
 
 
 def test_verify_needs_no_network_and_finds_nothing_wrong_in_a_fresh_download(hub: HubServer, filled: Path) -> None:
@@ -382,7 +384,7 @@ def test_what_another_programs_files_serve_for_is_not_fetched(hub: HubServer, tm
     others = tmp_path / "weights/repackaged"
     others.mkdir(parents=True)
     for name in names:
-        (others / name).touch()
+        (others / name).write_bytes(content_of(name, 100))
     result = CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"])
     assert result.exit_code == 0, result.output
     for name in names:
@@ -393,4 +395,12 @@ def test_what_another_programs_files_serve_for_is_not_fetched(hub: HubServer, tm
     assert {files.text_encoder.name, files.image_encoder.name, files.vae.name} == set(names)
     # what is asked for by name is fetched all the same
     assert CliRunner().invoke(app, ["download", "--only", "vae"]).exit_code == 0
+    assert locate(tmp_path / "weights", num_speakers=1, quant="fp8").vae == tmp_path / "weights" / VAE
+
+
+def test_damaged_file_of_another_program_serves_for_nothing(hub: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "weights/repackaged/wan_2.1_vae.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half of a download")
+    assert CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"]).exit_code == 0
     assert locate(tmp_path / "weights", num_speakers=1, quant="fp8").vae == tmp_path / "weights" / VAE
