@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infinitalk_cli.console import duration
-from infinitalk_cli.estimate import GIB, Estimate, JobShape, estimate, rate_of
+from infinitalk_cli.estimate import GIB, Estimate, estimate, rate_of
+from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.hardware_gpu import Gpu, PcieLink
 from infinitalk_cli.profiles import Profile, Wishes, find_preset, find_profile, settle
 

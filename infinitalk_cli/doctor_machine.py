@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infinitalk_cli.estimate import ram_bytes, resident_blocks, vram_bytes
+from infinitalk_cli.footprint import first_rung, ram_bytes, vram_bytes
 from infinitalk_cli.hardware import Driver, Gpu, Hardware, usable_ram_bytes
 from infinitalk_cli.profile_choice import Choice, shape_of, why_no_gpu
 
@@ -89,7 +89,7 @@ def _check_vram(choice: Choice, gpu: Gpu) -> Check:
     if gpu.free_bytes is None:
         return Check("gpu memory", True, False, "the driver does not tell how much is free")
     profile, shape = choice.profile, shape_of(choice.profile)
-    need = vram_bytes(shape, profile, resident_blocks(profile, shape, gpu.free_bytes))
+    need = vram_bytes(shape, profile, first_rung(profile, shape, gpu.free_bytes))
     detail = f"{_gb(gpu.free_bytes)} free, {profile.name} is estimated to take {_gb(need)}{_holders(gpu)}"
     fits = need <= gpu.free_bytes
     return Check("gpu memory", fits, True, detail, "" if fits else choice.remedy or "close other programs on the GPU")
@@ -122,7 +122,7 @@ def _check_ram(hardware: Hardware, choice: Choice) -> Check:
     if choice.gpu is None:
         return Check("ram", True, True, detail)
     profile, shape = choice.profile, shape_of(choice.profile)
-    resident = resident_blocks(profile, shape, choice.gpu.free_bytes or 0)
+    resident = first_rung(profile, shape, choice.gpu.free_bytes or 0).num_resident
     need = ram_bytes(profile, resident)
     detail = f"{detail}, {profile.name} is estimated to take {_gb(need)}"
     return Check("ram", need <= usable, True, detail, "" if need <= usable else _ram_fix(hardware, need))

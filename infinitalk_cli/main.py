@@ -12,7 +12,8 @@ from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.console_options import taking
 from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
-from infinitalk_cli.estimate import Estimate, JobShape
+from infinitalk_cli.estimate import Estimate
+from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run

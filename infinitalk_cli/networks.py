@@ -60,18 +60,18 @@ def build_dit(
     """
     base = transformer_tensors(open_tensors(files.dit_shards))
     adapter = transformer_tensors(open_tensors(files.adapter)) if files.adapter else {}
-    config = read_sizes(DiTConfig.from_json, read_json(files.dit_config), [files.dit_config])
-    dit = make_dit(config, merge_tensors(base, adapter), dtype=dtype, device=device, quantize_to=quantize_to)
+    dit = make_dit(
+        read_dit_sizes(files), merge_tensors(base, adapter), dtype=dtype, device=device, quantize_to=quantize_to
+    )
     for report in apply_loras(dit, loras, only_reference_keys=only_reference_keys):
         if on_lora is not None:
             on_lora(report)
     return dit
 
 
-def dit_size_bytes(files: WeightFiles, dtype: torch.dtype) -> int:
-    """Bytes that the video transformer will take once loaded; only the files' headers are read."""
-    tensors = merge_tensors(open_tensors(files.dit_shards), open_tensors(files.adapter) if files.adapter else {})
-    return size_bytes(tensors, dtype)
+def read_dit_sizes(files: WeightFiles) -> DiTConfig:
+    """The sizes of the video transformer. Raises: WeightsError: if its config says none."""
+    return read_sizes(DiTConfig.from_json, read_json(files.dit_config), [files.dit_config])
 
 
 def text_encoder_size_bytes(files: WeightFiles, dtype: torch.dtype) -> int:

@@ -15,7 +15,7 @@ import typer
 
 from infinitalk_cli.console_options import OUTPUT, ProgressOptions
 from infinitalk_cli.errors import InputError, WeightsError
-from infinitalk_cli.estimate import all_parameters
+from infinitalk_cli.footprint import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.job_media import media_hint

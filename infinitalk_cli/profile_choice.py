@@ -7,7 +7,7 @@ The row of the card is the start; then memory that is *free now* has its say, on
 3. Too little RAM to stream from: all blocks stay on the GPU, if they fit there.
 4. What still doesn't fit is said in numbers (`shortfall`), with the nearest wishes that would fit.
 
-The arithmetic is `estimate`'s, so the choice and the figures printed before a run can't disagree.
+The arithmetic is `footprint`'s, so the choice and the figures printed before a run can't disagree.
 """
 
 from __future__ import annotations
@@ -15,14 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from infinitalk_cli.estimate import (
-    JobShape,
-    find_card,
-    persistent_parameters,
-    ram_bytes,
-    resident_blocks,
-    vram_bytes,
-)
+from infinitalk_cli.estimate import find_card
+from infinitalk_cli.footprint import PUBLISHED, JobShape, first_rung, persistent_parameters, ram_bytes, vram_bytes
 from infinitalk_cli.hardware import BF16_CAPABILITY, Gpu, Hardware, choose_gpu, usable_ram_bytes
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_table import PROFILE_OF_MEMORY, Preset, Profile, Quant, Size
@@ -112,15 +106,15 @@ def memory_shortfall(
 ) -> str:
     """What a settled profile lacks on this machine, with the number needed; "" if it fits."""
     shape = shape or shape_of(profile)
-    sizes_given = {} if sizes is None else {"sizes": sizes}
+    sizes = sizes or PUBLISHED
     lacks: list[str] = []
     resident = 0
     if gpu is not None and gpu.free_bytes is not None:
-        resident = resident_blocks(profile, shape, gpu.free_bytes, **sizes_given)
-        need = vram_bytes(shape, profile, resident, **sizes_given)
+        rung = first_rung(profile, shape, gpu.free_bytes, sizes)
+        resident, need = rung.num_resident, vram_bytes(shape, profile, rung, sizes)
         if need > gpu.free_bytes:
             lacks.append(f"needs {_gb(need)} of GPU memory, {_gb(gpu.free_bytes)} of {gpu.name} are free")
-    need, usable = ram_bytes(profile, resident, on_gpu=gpu is not None, **sizes_given), usable_ram_bytes(hardware)
+    need, usable = ram_bytes(profile, resident, sizes, on_gpu=gpu is not None), usable_ram_bytes(hardware)
     if need > usable:
         lacks.append(f"needs {_gb(need)} of RAM, {_gb(usable)} are free{_limit(hardware)}")
     return " and ".join(lacks)
@@ -194,7 +188,7 @@ def counted(profile: Profile, gpu: Gpu, shape: JobShape | None = None) -> tuple[
     """With the number of parameters that stay, where the profile leaves it open and it is not all of them; and why."""
     if profile.num_persistent_param_in_dit is not None or gpu.free_bytes is None:
         return profile, ""
-    num_resident = resident_blocks(profile, shape or shape_of(profile), gpu.free_bytes)
+    num_resident = first_rung(profile, shape or shape_of(profile), gpu.free_bytes).num_resident
     if num_resident == PUBLISHED_BLOCKS:
         return profile, ""
     counted = replace(profile, num_persistent_param_in_dit=persistent_parameters(num_resident))
@@ -213,7 +207,8 @@ def remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
         if not memory_shortfall(smaller, hardware, gpu):
             return f"this fits: {words}"
     held = (gpu.total_bytes or 0) - (gpu.free_bytes or 0)
-    if held > GIB and vram_bytes(shape_of(profile), profile, 0) > (gpu.free_bytes or 0):
+    shape, free_bytes = shape_of(profile), gpu.free_bytes or 0
+    if held > GIB and vram_bytes(shape, profile, first_rung(profile, shape, free_bytes)) > free_bytes:
         return f"other programs hold {_gb(held)} of GPU memory, `talk doctor` names them; --profile demo fits"
     return "--profile demo fits: small weights of its own"
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from infinitalk_cli.bench_store import measured_flops_per_s
 from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError
-from infinitalk_cli.estimate import PUBLISHED, Estimate, JobShape, estimate, rate_of
+from infinitalk_cli.estimate import Estimate, estimate, rate_of
+from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu, choose_gpus, too_few_gpus
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_choice import Choice, choose_profile, counted, fit, memory_shortfall, remedy

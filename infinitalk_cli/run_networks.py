@@ -1,119 +1,244 @@
-"""The networks that make the video, built from their files and placed: on the GPU, or streamed to it."""
+"""The networks that make the video, built from their files and placed: on the GPU, or streamed to it.
+
+How the GPU is shared out is a `Rung`, chosen by arithmetic (`footprint`) or known from a run that had to step down
+(`rung_store`). A chunk for which the memory does not suffice is made again on the next one: the weights move, the
+random numbers and the frames of the chunk before are the same, and so is the video.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import nn
 
+from infinitalk_cli.errors import OutOfGpuMemoryError
+from infinitalk_cli.footprint import (
+    CONTEXT_BYTES,
+    JobShape,
+    Rung,
+    Stage,
+    decoding_bytes,
+    first_rung,
+    lower_rung,
+    vram_bytes,
+    working_bytes,
+)
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.keys_values import kept_keys_values
+from infinitalk_cli.memory.ladder import Ladder, release_gpu_memory
 from infinitalk_cli.memory.lora import Lora, LoraReport
-from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage, resident_for_bytes, resident_for_parameters
+from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
 from infinitalk_cli.memory.residency import Residency
+from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.dit_layers import Block
+from infinitalk_cli.models.image_encoder import ImageEncoder
+from infinitalk_cli.models.tokens import Portions
 from infinitalk_cli.models.vae import VideoVAE
-from infinitalk_cli.networks import build_dit, build_image_encoder, build_vae, dit_size_bytes, import_library
+from infinitalk_cli.models.vae_tiling import Tiling
+from infinitalk_cli.networks import build_dit, build_image_encoder, build_vae, import_library, read_dit_sizes
+from infinitalk_cli.profile_choice import shape_of
+from infinitalk_cli.profiles import Profile
 from infinitalk_cli.request import GenerateRequest
-from infinitalk_cli.sampling.stream import Networks
+from infinitalk_cli.rung_store import store_rung, stored_rung
+from infinitalk_cli.sampling.stream import MadeChunk, Networks
 from infinitalk_cli.weights import WeightFiles
 
-BESIDE_TRANSFORMER_BYTES = 14_000_000_000
-"""What else is on the GPU while the whole transformer stays there: CLIP, the VAE, and its decoding at 480."""
-
 OnNote = Callable[[str], None]
-OnStage = Callable[[nn.Module], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True)
-class PlacedTransformer:
-    """The video transformer, and how networks come to the device. `keep`: they all stay there."""
-
-    dit: DiT
-    on_stage: OnStage
-    keep: bool
 
 
 def load_networks(
-    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device, on_note: OnNote
+    request: GenerateRequest,
+    files: WeightFiles,
+    loras: Sequence[Lora],
+    device: torch.device,
+    shape: JobShape,
+    on_note: OnNote,
 ) -> Networks:
-    """The networks of the video."""
-    with ThreadPoolExecutor(1) as beside:  # seconds of Python, while that of the transformer waits for files
-        beside.submit(import_library)
-        placed = load_transformer(request, files, loras, device, on_note)
-    on_gpu, on_stage = device.type == "cuda", placed.on_stage
-    if on_gpu and request.resident_parameters is None:
-        on_stage = keep_steady_values(placed.dit, device, on_stage)
-    home = device if placed.keep else torch.device("cpu")
+    """The networks of the video. A transformer that does not fit on the GPU is streamed to it block by block."""
+    if device.type == "cuda":
+        profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
+        room = GpuRoom(device, profile, shape, read_dit_sizes(files), free_gpu_bytes(device))
+        return load_on_rung(request, files, loras, room, room.start(), on_note)
+    placed = build_networks(request, files, loras, device, device, on_note, exact_vae=True)
     return Networks(
-        dit=placed.dit,
-        vae=load_vae(files, home, fast=on_gpu and not placed.keep),
-        image_encoder=build_image_encoder(files, dtype=torch.float16 if on_gpu else torch.float32, device=home),
+        dit=placed.transformer.dit,
+        vae=placed.vae,
+        image_encoder=placed.image_encoder,
         match_color=match_color,
         device=device,
-        on_stage=on_stage,
+        on_stage=Residency(device).on_stage,
     )
 
 
-def load_transformer(
-    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device, on_note: OnNote
-) -> PlacedTransformer:
-    """The video transformer. One that does not fit on the GPU is streamed to it block by block."""
-    dtype = compute_dtype(request, device)
-    on_gpu = device.type == "cuda"
-    keep = on_gpu and request.resident_parameters is None and fits(dit_size_bytes(files, dtype), device)
-    home = device if keep else torch.device("cpu")
-    dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda report: on_note(lora_note(report)))
-    on_stage = Residency(device, keep=keep).on_stage
-    if on_gpu and not keep:
-        on_stage = stream_blocks(dit, request, device, on_stage, on_note)
-    return PlacedTransformer(dit, on_stage, keep)
+def load_on_rung(
+    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], room: GpuRoom, rung: Rung, on_note: OnNote
+) -> Networks:
+    """The networks on a GPU, placed as the rung says; where that fails in a chunk, on a lower one."""
+    num_blocks = room.sizes.num_layers
+    home = room.device if rung.num_resident == num_blocks else torch.device("cpu")
+    placed = build_networks(request, files, loras, room.device, home, on_note, exact_vae=rung.exact_vae)
+    placed.transformer.spare_bytes = room.spare_bytes
+    placed.take(rung)
+    tell_placement(placed.transformer, on_note)
+    ladder = Ladder(
+        rung=rung,
+        lower=lambda rung: lower_rung(rung, num_blocks, placed.stage),
+        take=placed.take,
+        on_step=lambda rung: on_note(f"the GPU ran out of memory; this chunk again, with {rung.describe(num_blocks)}"),
+        on_found=room.remember,
+        last_failed=room.refuse,
+    )
+
+    def attempt(make: Callable[[], MadeChunk]) -> MadeChunk:
+        return ladder.attempt(make)
+
+    return Networks(
+        dit=placed.transformer.dit,
+        vae=placed.vae,
+        image_encoder=placed.image_encoder,
+        match_color=match_color,
+        device=room.device,
+        on_stage=placed.on_stage,
+        attempt=attempt,
+    )
 
 
-def load_vae(files: WeightFiles, home: torch.device, *, fast: bool) -> VideoVAE:
-    """The VAE in float32, or `fast`: in bfloat16, in half the memory, 2 % off in the latents' norm."""
-    if not fast:
-        return build_vae(files, device=home)
-    vae = build_vae(files, dtype=torch.bfloat16, device=home)
-    vae.use_channels_last()
-    return vae
+@dataclass(frozen=True)
+class GpuRoom:
+    """A GPU with its free memory, and what is to be done in it."""
+
+    device: torch.device
+    profile: Profile
+    shape: JobShape
+    sizes: DiTConfig
+    free_bytes: int
+
+    def start(self) -> Rung:
+        """The rung to start on: by arithmetic, or below, where a run like this one ended."""
+        rung = first_rung(self.profile, self.shape, self.free_bytes, self.sizes)
+        known = stored_rung(self._gpu, self.shape, self.profile, self.free_bytes)
+        return rung if known is None else rung.and_not_above(known)
+
+    def remember(self, rung: Rung) -> None:
+        """Start here the next time."""
+        store_rung(self._gpu, self.shape, self.profile, rung, self.free_bytes)
+
+    def refuse(self, said: str) -> OutOfGpuMemoryError:
+        """What to tell the user when the last rung has failed. `said`: by the library."""
+        lowest = Rung(0)
+        while (lower := lower_rung(lowest, self.sizes.num_layers, "transformer")) is not None:
+            lowest = lower
+        while (lower := lower_rung(lowest, self.sizes.num_layers, "vae")) is not None:
+            lowest = lower
+        need = vram_bytes(self.shape, self.profile, lowest, self.sizes) / 1e9
+        size = f"{self.shape.width}x{self.shape.height}, {self.profile.chunk_frames} frames at a time"
+        return OutOfGpuMemoryError(
+            f"the GPU has too little memory: {said}",
+            hint=f"{size} take about {need:.1f} GB at the least, {self.free_bytes / 1e9:.1f} GB were free at the start"
+            "; what takes less: --quant fp8 or int8, --size 480, fewer --frames; or close other GPU programs",
+        )
+
+    def spare_bytes(self, rung: Rung) -> int:
+        """What passes may take beyond what they need: decoding will take as much afterwards."""
+        return decoding_bytes(self.shape, rung) - working_bytes(self.shape, self.profile, rung, self.sizes)
+
+    @property
+    def _gpu(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
 
-def stream_blocks(
-    dit: DiT, request: GenerateRequest, device: torch.device, on_stage: OnStage, on_note: OnNote
-) -> OnStage:
-    """Have `dit` stream the blocks that find no room on the GPU; other networks come and go as `on_stage` says."""
-    blocks = list(dit.blocks)
-    if request.resident_parameters is None:
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        num_resident = resident_for_bytes(blocks, free_bytes - BESIDE_TRANSFORMER_BYTES)
-    else:
-        num_resident = resident_for_parameters(dit, blocks, request.resident_parameters)
-    offloader = BlockOffloader(blocks, device, num_resident=num_resident)
-    on_note(f"{offloader.num_resident} of {len(blocks)} transformer blocks stay on the GPU, the others are streamed")
-    if not offloader.is_pinned:
-        on_note("the system refuses to lock that much RAM: streaming is slower, and computing waits for it")
-    stage = StreamedStage(dit, offloader)
-    return lambda module: stage.running() if module is dit else on_stage(module)
+@dataclass
+class PlacedTransformer:
+    """The video transformer, and where it is. `offloader`: if blocks are streamed.
 
+    `spare_bytes`: for what need not be made again in every step, by the rung. Nothing by default.
+    """
 
-def keep_steady_values(dit: DiT, device: torch.device, on_stage: OnStage) -> OnStage:
-    """Have `dit` keep, while it is on stage, what does not depend on the step, in memory that nothing else needs."""
+    dit: DiT
+    device: torch.device
+    spare_bytes: Callable[[Rung], int] = lambda _: 0
+    offloader: BlockOffloader | None = field(default=None, init=False)
+    _steady_bytes: int = field(default=0, init=False)
+
+    def take(self, rung: Rung) -> None:
+        """Share out the GPU as the rung says. Weights leave it where they have to; none come back, none are read."""
+        self.dit.portions = Portions(rung.ffn_tokens, rung.attention_tokens)
+        self._steady_bytes = self.spare_bytes(rung)
+        if self.offloader is not None:
+            self.offloader.keep(rung.num_resident)
+        elif rung.num_resident < len(self.dit.blocks):
+            self.offloader = BlockOffloader(list(self.dit.blocks), self.device, num_resident=rung.num_resident)
 
     @contextmanager
-    def stage() -> Generator[None]:
-        with on_stage(dit):
-            free_bytes, _ = torch.cuda.mem_get_info(device)
-            with kept_keys_values(steady_keys_values(dit), free_bytes - BESIDE_TRANSFORMER_BYTES):
-                yield
+    def on_stage(self) -> Generator[None]:
+        """Have it on the device inside the `with`, its streamed blocks on their way."""
+        if self.offloader is None:
+            stage = Residency(self.device, keep=True).on_stage(self.dit)
+        else:
+            stage = StreamedStage(self.dit, self.offloader).running()
+        steady = steady_keys_values(self.dit)
+        with stage, kept_keys_values(steady, self._steady_bytes) if self._steady_bytes > 0 else nullcontext():
+            yield
 
-    return lambda module: stage() if module is dit else on_stage(module)
+
+@dataclass
+class PlacedNetworks:
+    """The networks, and where they are. `stage`: the last that began."""
+
+    transformer: PlacedTransformer
+    vae: VideoVAE
+    image_encoder: ImageEncoder
+    device: torch.device
+    stage: Stage = "other"
+
+    def take(self, rung: Rung) -> None:
+        """Share out the GPU as the rung says."""
+        self.vae.tiling = None if rung.vae_tile is None else Tiling(rung.vae_tile, rung.vae_tile * 3 // 10)
+        self.transformer.take(rung)
+        if self.transformer.offloader is not None:
+            for network in (self.vae, self.image_encoder):
+                network.to("cpu")
+
+    @contextmanager
+    def on_stage(self, module: nn.Module) -> Generator[None]:
+        """Have a network on the device inside the `with`."""
+        is_dit = module is self.transformer.dit
+        self.stage = "transformer" if is_dit else "vae" if module is self.vae else "other"
+        stays = self.transformer.offloader is None
+        with self.transformer.on_stage() if is_dit else Residency(self.device, keep=stays).on_stage(module):
+            yield
+
+
+def tell_placement(placed: PlacedTransformer, on_note: OnNote) -> None:
+    """Tell the user if blocks are streamed, and if that is slower than it might be."""
+    if placed.offloader is None:
+        return
+    stay, num_blocks = placed.offloader.num_resident, len(placed.dit.blocks)
+    on_note(f"{stay} of {num_blocks} transformer blocks stay on the GPU, the others are streamed")
+    if not placed.offloader.is_pinned:
+        on_note("the system refuses to lock that much RAM: streaming is slower, and computing waits for it")
+
+
+def load_transformer(
+    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device
+) -> PlacedTransformer:
+    """The video transformer alone, placed for the largest picture of the request's size."""
+    home, rung = device, None
+    if device.type == "cuda":
+        profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
+        sizes = read_dit_sizes(files)
+        rung = GpuRoom(device, profile, shape_of(profile), sizes, free_gpu_bytes(device)).start()
+        home = device if rung.num_resident == sizes.num_layers else torch.device("cpu")
+    placed = PlacedTransformer(build_dit(files, dtype=compute_dtype(request, device), device=home, loras=loras), device)
+    if rung is not None:
+        placed.take(rung)
+    return placed
 
 
 def steady_keys_values(dit: DiT) -> list[tuple[nn.Module, str]]:
@@ -130,10 +255,48 @@ def steady_keys_values(dit: DiT) -> list[tuple[nn.Module, str]]:
     ]
 
 
-def fits(dit_bytes: int, device: torch.device) -> bool:
-    """Whether the whole transformer and what runs beside it find room on the GPU."""
+def build_networks(
+    request: GenerateRequest,
+    files: WeightFiles,
+    loras: Sequence[Lora],
+    device: torch.device,
+    home: torch.device,
+    on_note: OnNote,
+    *,
+    exact_vae: bool,
+) -> PlacedNetworks:
+    """The networks from their files. `device`: where they will compute; `home`: where their weights are put."""
+    dtype = compute_dtype(request, device)
+    with ThreadPoolExecutor(1) as beside:  # seconds of Python, while that of the transformer waits for files
+        beside.submit(import_library)
+        dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda found: on_note(lora_note(found)))
+    return PlacedNetworks(
+        transformer=PlacedTransformer(dit, device),
+        vae=load_vae(files, home, exact=exact_vae),
+        image_encoder=build_image_encoder(files, dtype=half_on_gpu(device), device=home),
+        device=device,
+    )
+
+
+def load_vae(files: WeightFiles, home: torch.device, *, exact: bool) -> VideoVAE:
+    """The VAE in float32, or in bfloat16: in half the memory, 2 % off in the latents' norm."""
+    if exact:
+        return build_vae(files, device=home)
+    vae = build_vae(files, dtype=torch.bfloat16, device=home)
+    vae.use_channels_last()
+    return vae
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """What is free on the GPU, this program's own share included: what was free before it came."""
+    release_gpu_memory()
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return dit_bytes + BESIDE_TRANSFORMER_BYTES <= free_bytes
+    return free_bytes + torch.cuda.memory_reserved(device) + CONTEXT_BYTES
+
+
+def half_on_gpu(device: torch.device) -> torch.dtype:
+    """float16 on a GPU, float32 on a CPU."""
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def compute_dtype(request: GenerateRequest, device: torch.device) -> torch.dtype:

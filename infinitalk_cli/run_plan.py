@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from infinitalk_cli.estimate import JobShape
+from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
 from infinitalk_cli.media.image import BUCKETS, CropPlan

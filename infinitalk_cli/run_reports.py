@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import duration
-from infinitalk_cli.estimate import Estimate, JobShape
+from infinitalk_cli.estimate import Estimate
+from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.hardware import Gpu
 from infinitalk_cli.run_choice import RunChoice
 

@@ -20,7 +20,7 @@ from infinitalk_cli.networks import read_json, read_sizes
 from infinitalk_cli.parallel.team import Team
 from infinitalk_cli.request import GenerateRequest, check_shares
 from infinitalk_cli.run_networks import load_transformer
-from infinitalk_cli.sampling.stream import Networks
+from infinitalk_cli.sampling.stream import Networks, call_once
 from infinitalk_cli.weights import WeightFiles
 
 Foreseen = Callable[[], AbstractContextManager[None]]
@@ -59,7 +59,7 @@ def share_passes(team: Team, networks: Networks) -> Networks:
         with team.stage(), alone(module):
             yield
 
-    return replace(networks, on_stage=on_stage)
+    return replace(networks, on_stage=on_stage, attempt=call_once)  # the others can't step down with it
 
 
 @contextmanager
@@ -69,10 +69,6 @@ def build_share(
     """What another process loads; rank 0 has told the user what there is to tell."""
     with foreseen():
         loras = [read_lora(lora.path, lora.scale) for lora in request.loras]
-        placed = load_transformer(request, files, loras, device, _tell_nobody)
-        with placed.on_stage(placed.dit):
+        placed = load_transformer(request, files, loras, device)
+        with placed.on_stage():
             yield placed.dit
-
-
-def _tell_nobody(note: str) -> None:
-    """For what the first process says, too."""

@@ -23,6 +23,7 @@ from infinitalk_cli.errors import (
     InputError,
     OutOfGpuMemoryError,
 )
+from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job
 from infinitalk_cli.kernel_wish import attention_of_run
 from infinitalk_cli.media.image import BUCKETS
@@ -80,7 +81,8 @@ def generate(
         prompts = encode_prompts(request, files, inputs.settings, device)
         progress.stage("weights", "loading the networks")
         share = at_end.enter_context(open_team(request, files, device, foreseen_errors))
-        networks = load_networks(request, files, inputs.loras, device, on_note)
+        shape = shape_of(inputs)
+        networks = load_networks(request, files, inputs.loras, device, shape, on_note)
         conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = share(networks)
 
@@ -149,6 +151,13 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
         masks=place_speakers(job, reference),
         cuts=scene_cuts(request, reference, settings.max_frames or 0, on_note),
     )
+
+
+def shape_of(inputs: Inputs) -> JobShape:
+    """What of the job decides the memory it takes."""
+    crop, settings = inputs.reference.crop, inputs.settings
+    num_frames = settings.max_frames or settings.chunk_frames
+    return JobShape(crop.width, crop.height, num_frames, len(inputs.speech.waveforms), VIDEO_FPS)
 
 
 def make_conditioning(

@@ -9,21 +9,24 @@ from pathlib import Path
 import pytest
 
 from infinitalk_cli.estimate import (
-    JobShape,
     Rate,
-    block_bytes,
     copy_rate,
     estimate,
     find_card,
     num_chunks,
-    num_tokens,
-    outside_bytes,
     pass_flops,
     passes_per_step,
+    rate_of,
+)
+from infinitalk_cli.footprint import (
+    JobShape,
+    Rung,
+    block_bytes,
+    first_rung,
+    num_tokens,
+    outside_bytes,
     persistent_parameters,
     ram_bytes,
-    rate_of,
-    resident_blocks,
     vram_bytes,
     working_bytes,
 )
@@ -61,7 +64,8 @@ def test_memory_of_a_pass_is_predicted_from_above(
     width: int, height: int, quant: Quant, on_gpu: int, measured_gb: float
 ) -> None:
     """Peaks of allocated memory measured by the bench on an H200; `on_gpu`: blocks there, slots included."""
-    predicted = on_gpu * block_bytes(quant) + outside_bytes() + working_bytes(JobShape(width, height, 81), 81)
+    profile, shape = replace(STREAMED, quant=quant), JobShape(width, height, 81)
+    predicted = on_gpu * block_bytes(profile) + outside_bytes(profile) + working_bytes(shape, profile, Rung(0))
     assert 1.0 <= predicted / 1e9 / measured_gb <= 1.1
 
 
@@ -89,7 +93,7 @@ def test_time_is_that_of_the_arithmetic() -> None:
 
 def test_a_slow_slot_makes_copies_the_limit() -> None:
     found = estimate(SQUARE, STREAMED, Rate(1e15, 1e9), free_bytes=24 * 10**9)
-    assert found.pass_s == pytest.approx(40 * block_bytes("fp8") / 1e9)
+    assert found.pass_s == pytest.approx(40 * block_bytes(STREAMED) / 1e9)
 
 
 def test_without_a_rate_no_time_is_invented() -> None:
@@ -129,15 +133,14 @@ def test_the_slot_gives_the_copy_rate() -> None:
 def test_persistent_parameters_and_resident_blocks_are_each_others_reverse() -> None:
     for number in (0, 1, 17, 39):
         profile = replace(STREAMED, num_persistent_param_in_dit=persistent_parameters(number))
-        assert resident_blocks(profile, SQUARE, 24 * 10**9) == number
+        assert first_rung(profile, SQUARE, 24 * 10**9).num_resident == number
 
 
 def test_resident_blocks_fit_in_what_is_free() -> None:
     profile = replace(STREAMED, num_persistent_param_in_dit=None)
     for free in range(8 * 10**9, 60 * 10**9, 3 * 10**9):
-        number = resident_blocks(profile, SQUARE, free)
-        assert vram_bytes(SQUARE, profile, number) <= free
-    assert resident_blocks(profile, SQUARE, 40 * 10**9) == 40
+        assert vram_bytes(SQUARE, profile, first_rung(profile, SQUARE, free)) <= free
+    assert first_rung(profile, SQUARE, 40 * 10**9) == Rung(40, exact_vae=True)
 
 
 def test_ram_holds_a_streamed_transformer_whole_and_a_resident_one_not_at_all() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
-from infinitalk_cli.estimate import resident_blocks, vram_bytes
+from infinitalk_cli.footprint import first_rung, vram_bytes
 from infinitalk_cli.hardware import Gpu, Hardware
 from infinitalk_cli.profile_choice import choose_profile, memory_shortfall, shape_of
 from infinitalk_cli.profiles import Wishes, find_preset, find_profile
@@ -43,7 +43,7 @@ class Row:
 ROWS = {
     "4090, as the guide has it": Row(hardware("rtx4090-desktop"), "rtx-4090", "fp8", "none", "row of its own"),
     "3090 with 32 GB of RAM": Row(hardware("rtx3090-desktop"), "rtx-3090", "int8", "none", "row of its own"),
-    "5090 on Windows": Row(hardware("rtx5090-windows"), "rtx-5090", "fp8", "some", "39 of 40 blocks"),
+    "5090 on Windows": Row(hardware("rtx5090-windows"), "rtx-5090", "fp8", "all", "row of its own"),
     "4080 in WSL": Row(hardware("rtx4080-wsl2"), "rtx-4080", "fp8", "none", "row of its own"),
     "4060 Ti 16 GB": Row(hardware("rtx4060ti-16gb"), "rtx-4060-ti", "fp8", "none", "row of its own"),
     "3060 12 GB": Row(hardware("rtx3060-12gb"), "rtx-3060", "int8", "none", "row of its own"),
@@ -83,7 +83,7 @@ ROWS = {
     "B200": Row(machine("NVIDIA B200", (10, 0), 180), "gpu-64gb", "none", "all", "by its 180 GiB"),
     "5070 Ti 16 GB": Row(machine("NVIDIA GeForce RTX 5070 Ti", (12, 0), 16), "gpu-16gb", "fp8", "none", "by its 16"),
     "4090 that a game holds": Row(
-        machine("NVIDIA GeForce RTX 4090", (8, 9), 24, free_gb=5), "rtx-4090", "fp8", "none", "row", "5.0 GB of NVIDIA"
+        machine("NVIDIA GeForce RTX 4090", (8, 9), 24, free_gb=3), "rtx-4090", "fp8", "none", "row", "3.0 GB of NVIDIA"
     ),
     "1080 Ti": Row(machine("NVIDIA GeForce GTX 1080 Ti", (6, 1), 11), "demo", "none", "cpu", "torch needs 7.0"),
     "no GPU": Row(hardware("no-gpu-laptop"), "demo", "none", "cpu", "shows no NVIDIA GPU"),
@@ -101,7 +101,7 @@ def test_each_machine_gets_its_profile_with_the_reason(row: Row) -> None:
     if choice.gpu is None:
         assert row.stays == "cpu"
     else:
-        resident = resident_blocks(choice.profile, shape_of(choice.profile), choice.gpu.free_bytes or 0)
+        resident = first_rung(choice.profile, shape_of(choice.profile), choice.gpu.free_bytes or 0).num_resident
         assert {0: "none", 40: "all"}.get(resident, "some") == row.stays
 
 
@@ -117,8 +117,8 @@ def test_a_profile_that_is_said_to_fit_leaves_memory_free(name: str) -> None:
     choice = choose_profile(hardware(name))
     if choice.gpu is not None and choice.fits:
         free = choice.gpu.free_bytes or 0
-        resident = resident_blocks(choice.profile, shape_of(choice.profile), free)
-        assert vram_bytes(shape_of(choice.profile), choice.profile, resident) <= free
+        rung = first_rung(choice.profile, shape_of(choice.profile), free)
+        assert vram_bytes(shape_of(choice.profile), choice.profile, rung) <= free
 
 
 def test_more_free_memory_never_gives_a_worse_choice() -> None:
@@ -127,7 +127,7 @@ def test_more_free_memory_never_gives_a_worse_choice() -> None:
     for free in range(4, 141, 4):
         choice = choose_profile(hardware("h200", free_vram_bytes=free * GB), Wishes(quant="none"))
         if choice.fits:
-            resident = resident_blocks(choice.profile, shape_of(choice.profile), free * GB)
+            resident = first_rung(choice.profile, shape_of(choice.profile), free * GB).num_resident
             fitted.append((free, resident))
         else:
             assert not fitted
@@ -145,7 +145,7 @@ def test_a_wish_is_never_overruled() -> None:
 
 
 def test_720_that_does_not_fit_is_answered_with_480() -> None:
-    choice = choose_profile(hardware("rtx3060-12gb"), Wishes(size="720"))
+    choice = choose_profile(hardware("rtx3060-12gb", free_vram_bytes=5 * GB), Wishes(size="720"))
     assert "of GPU memory" in choice.shortfall
     assert choice.remedy.endswith("--size 480")
 

@@ -192,7 +192,7 @@ def test_another_size_brings_its_shift_and_says_so() -> None:
 
 
 def test_what_the_machine_changed_is_told() -> None:
-    run = choose_run(said(), hardware("rtx5090-windows"))
+    run = choose_run(said(), hardware("rtx5090-windows", free_vram_bytes=20 * 10**9))
     origins = {name: origin for name, _, origin in values_of(run)}
     assert origins["num_persistent_param_in_dit"] == "this machine"
     assert origins["quant"] == "profile rtx-5090"

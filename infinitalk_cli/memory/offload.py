@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -94,16 +94,37 @@ class BlockOffloader:
     def __init__(
         self, blocks: Sequence[nn.Module], device: torch.device, *, num_resident: int = 0, pin: bool = True
     ) -> None:
-        self.device = device
-        chosen = streamed_numbers(len(blocks), num_resident)
-        self.num_resident = len(blocks) - len(chosen)
-        for number, block in enumerate(blocks):
-            if number not in chosen:
-                block.to(device)
-        self._streamed = [blocks[number] for number in chosen]
-        self._packed = [_PackedBlock(block, pin=pin) for block in self._streamed]
+        self.device, self._blocks = device, blocks
+        self._pin = pin and device.type == "cuda"
+        self._numbers: list[int] = []
+        self._packed: list[_PackedBlock] = []
         self._slots: list[_Slot] = []
-        self._copies = torch.cuda.Stream(device)
+        self.keep(num_resident)
+        for block in blocks:
+            if not self.is_streamed(block):
+                block.to(device)
+
+    @property
+    def num_resident(self) -> int:
+        """How many blocks stay on the GPU."""
+        return len(self._blocks) - len(self._numbers)
+
+    def keep(self, num_resident: int) -> None:
+        """Have no more than so many blocks stay from now on, the others join the streamed ones. Not while running."""
+        packed = dict(zip(self._numbers, self._packed, strict=True))
+        stay = [number for number in range(len(self._blocks)) if number not in packed]
+        for place in streamed_numbers(len(stay), num_resident):
+            packed[stay[place]] = _PackedBlock(self._blocks[stay[place]], pin=self._pin)
+        self._numbers = sorted(packed)
+        self._packed = [packed[number] for number in self._numbers]
+
+    @property
+    def _streamed(self) -> list[nn.Module]:
+        return [self._blocks[number] for number in self._numbers]
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
 
     @property
     def is_pinned(self) -> bool:
@@ -121,7 +142,13 @@ class BlockOffloader:
 
     @contextmanager
     def running(self) -> Generator[None]:
-        """Have the slots on the GPU and the blocks hooked inside the `with`; afterwards the slots are gone."""
+        """Have the slots on the GPU and the blocks hooked inside the `with`; afterwards the slots are gone.
+
+        On a CPU there is nowhere to stream to: blocks compute from the RAM where they are packed.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
         hooks = [
             hook
             for number, block in enumerate(self._streamed)
@@ -238,24 +265,6 @@ def streamed_numbers(num_blocks: int, num_resident: int) -> list[int]:
     """Which blocks travel, spread evenly; the first of each group stays, so that a copy is under way from the start."""
     num_streamed = num_blocks - max(0, min(num_resident, num_blocks))
     return [(i + 1) * num_blocks // num_streamed - 1 for i in range(num_streamed)]
-
-
-def resident_for_parameters(module: nn.Module, blocks: Sequence[nn.Module], num_parameters: int) -> int:
-    """How many blocks stay if `num_parameters` of the network may, as users of the original program count them.
-
-    The parameters outside of blocks count first. Of these, 0 keeps no block.
-    """
-    in_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks]
-    left = num_parameters - (sum(p.numel() for p in module.parameters()) - sum(in_blocks))
-    return max(0, min(len(blocks), left // max(in_blocks, default=1)))
-
-
-def resident_for_bytes(blocks: Sequence[nn.Module], room_bytes: int) -> int:
-    """How many blocks may stay in `room_bytes` of the GPU, beside the slots for the others; all if they fit."""
-    size = max((_plan(block)[1] for block in blocks), default=1)
-    if size * len(blocks) <= room_bytes:
-        return len(blocks)
-    return max(0, min(len(blocks), room_bytes // size - _NUM_SLOTS))
 
 
 def _plan(block: nn.Module) -> tuple[list[_Place], int]:

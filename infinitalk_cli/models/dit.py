@@ -23,7 +23,7 @@ from infinitalk_cli.models.audio_attention import AudioProjection, EmptyMask, Sp
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit_layers import Block, BlockInputs, Context, plain_layer_norm
 from infinitalk_cli.models.rotary import Rotation, grid_rotation
-from infinitalk_cli.models.tokens import DivideTokens, TokenShare, all_tokens
+from infinitalk_cli.models.tokens import DivideTokens, Portions, TokenShare, all_tokens
 
 _FLOAT32_PREFIXES = ("time_embedding.", "time_projection.", "head.")
 _TIME_BASE = 10000.0
@@ -79,6 +79,7 @@ class DiT(nn.Module):
         dim = config.dim
         self.config = config
         self.divide_tokens: DivideTokens = all_tokens
+        self.portions = Portions()
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=config.patch, stride=config.patch)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
@@ -172,6 +173,7 @@ class DiT(nn.Module):
             audio_tokens=audio_tokens,
             speaker_masks=self._token_masks(speaker_masks, num_speakers, empty_mask),
             own=own,
+            portions=self.portions,
         )
         x = self._run_blocks(x[:, own.part], inputs, residual)
         return self._unpatchify(own.gather(self.head(x, time)), grid)

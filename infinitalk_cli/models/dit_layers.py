@@ -12,6 +12,7 @@ let go of as soon as it is used up, and the hidden layer of the feed-forward exi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +31,7 @@ from infinitalk_cli.models.fused import (
     rms_rotate,
 )
 from infinitalk_cli.models.rotary import Rotation
-from infinitalk_cli.models.tokens import TokenShare
-
-FFN_TOKENS = 16_384
-"""Tokens in the hidden layer at a time: 450 MB of it. Twice as many are not faster."""
+from infinitalk_cli.models.tokens import Portions, TokenShare
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class BlockInputs:
     audio_tokens: Tensor
     speaker_masks: SpeakerMasks | None
     own: TokenShare
+    portions: Portions
 
 
 class RMSNorm(nn.Module):
@@ -91,9 +90,32 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens `(1, N, dim)` to queries, keys and values `(1, N, H, D)`; the caller may then let go of the tokens."""
-        q = rms_rotate(self.q(x), self.norm_q.weight, self.norm_q.eps, rotation, self.num_heads)
-        k = rms_rotate(self.k(x), self.norm_k.weight, self.norm_k.eps, rotation, self.num_heads)
-        return q, k, _split_heads(self.v(x), self.num_heads)
+        return self.queries(x, rotation), self.keys(x, rotation), _split_heads(self.v(x), self.num_heads)
+
+    def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Tokens `(1, N, dim)` to queries `(1, N, H, D)`."""
+        return rms_rotate(self.q(x), self.norm_q.weight, self.norm_q.eps, rotation, self.num_heads)
+
+    def keys(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Tokens `(1, N, dim)` to keys `(1, N, H, D)`."""
+        return rms_rotate(self.k(x), self.norm_k.weight, self.norm_k.eps, rotation, self.num_heads)
+
+    def in_parts(
+        self, spent_x: Tensor, rotation: Rotation, masks: SpeakerMasks | None, parts: Sequence[slice]
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `project` and `forward` give for all tokens, with the queries of one part at a time.
+
+        Args: spent_x: `(1, N, dim)`, written over.
+        """
+        k, v = self.keys(spent_x, rotation), _split_heads(self.v(spent_x), self.num_heads)
+        maps: list[Tensor] = []
+        for part in parts:
+            some = spent_x[:, part]
+            q = self.queries(some, Rotation(rotation.cos[part], rotation.sin[part]))
+            if masks is not None:
+                maps.append(map_speakers(q, k, masks))
+            some.copy_(self.o(attention(q, k, v).flatten(2)))
+        return spent_x, torch.cat(maps, dim=1) if maps else None
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, masks: SpeakerMasks | None, own: TokenShare
@@ -156,17 +178,26 @@ class Block(nn.Module):
         modulation = (self.modulation + inputs.time).unbind(1)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
 
-        z = norm_modulate(x, shift1, scale1, self.norm1.eps, reader=self.self_attn.q)
-        q, k, v = self.self_attn.project(z, inputs.rotation)
-        del z
-        change, speaker_map = self.self_attn(q, k, v, inputs.speaker_masks, inputs.own)
-        del q, k, v
-        x, z = add_norm(x, change, gate1, self.norm3, reader=self.cross_attn.q)
-        change = self.cross_attn(z, inputs.context)
-        x, z = add_norm(x, change, None, self.norm_x, reader=self.audio_cross_attn.q_linear)
-        change = self.audio_cross_attn(z, inputs.audio_tokens, speaker_map, inputs.own)
-        x, z = add_norm_modulate(x, change, shift2, scale2, self.norm2.eps, reader=self.ffn[0])
-        for some_x, some_z in zip(slices(x), slices(z), strict=True):
+        parts = inputs.portions.attention_parts(inputs.own)
+        whole = len(parts) == 1  # else rows in 8 bits would be made for all tokens, and outlive what they stand for
+        z = norm_modulate(x, shift1, scale1, self.norm1.eps, reader=self.self_attn.q if whole else None)
+        if whole:
+            q, k, v = self.self_attn.project(z, inputs.rotation)
+            del z
+            change, speaker_map = self.self_attn(q, k, v, inputs.speaker_masks, inputs.own)
+            del q, k, v
+        else:
+            change, speaker_map = self.self_attn.in_parts(z, inputs.rotation, inputs.speaker_masks, parts)
+        x, z = add_norm(x, change, gate1, self.norm3, reader=self.cross_attn.q if whole else None)
+        del change
+        for part in parts:
+            z = _put(self.cross_attn(z if whole else z[:, part], inputs.context), z, part)
+        x, z = add_norm(x, z, None, self.norm_x, reader=self.audio_cross_attn.q_linear if whole else None)
+        for part in parts:
+            own, some = inputs.own.some(part), z if whole else z[:, part]
+            z = _put(self.audio_cross_attn(some, inputs.audio_tokens, speaker_map, own), z, part)
+        x, z = add_norm_modulate(x, z, shift2, scale2, self.norm2.eps, reader=self.ffn[0])
+        for some_x, some_z in zip(slices(x, inputs.portions.ffn), slices(z, inputs.portions.ffn), strict=True):
             gated_sum(some_x, gate2, self.feed_forward(some_z), out=some_z)
         return z
 
@@ -178,9 +209,17 @@ class Block(nn.Module):
         return self.ffn[2](linear_gelu(self.ffn[0], x))
 
 
-def slices(x: Tensor) -> tuple[Tensor, ...]:
-    """`(1, N, dim)` in the fewest parts of about equal size that have at most `FFN_TOKENS` tokens."""
-    return x.tensor_split(-(-x.shape[1] // FFN_TOKENS), dim=1)
+def slices(x: Tensor, num_tokens: int = Portions.ffn) -> tuple[Tensor, ...]:
+    """`(1, N, dim)` in the fewest parts of about equal size that have at most so many tokens."""
+    return x.tensor_split(-(-x.shape[1] // num_tokens), dim=1)
+
+
+def _put(made: Tensor, whole: Tensor, part: slice) -> Tensor:
+    """`whole` with `made` for its part `(1, n, dim)`; `made` itself if that is all of it."""
+    if made.shape == whole.shape:
+        return made
+    whole[:, part] = made
+    return whole
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -40,8 +40,17 @@ if TYPE_CHECKING:
 MAX_SPEAKERS = 2
 """The weights know positions for two people."""
 
+MadeChunk = tuple[Tensor, "Carried"]
+Attempt = Callable[[Callable[[], MadeChunk]], MadeChunk]
+"""Calls what makes a chunk, perhaps more than once."""
+
 OnStep = Callable[[int, int, int, int], None]
 """Told of every step done: chunk, number of chunks, step, number of steps, all counted from 1."""
+
+
+def call_once(make: Callable[[], MadeChunk]) -> MadeChunk:
+    """The attempt that does not try again."""
+    return make()
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Networks:
         match_color: gives frames `(1, 3, T, H, W)` the colours of a picture `(1, 3, 1, H, W)` with a strength.
         device: where the networks compute.
         on_stage: entered around every use of a network; brings it to the device and may take it away again.
+        attempt: calls what makes a chunk, and may call it again: it gives the same each time.
     """
 
     dit: DiT
@@ -60,6 +70,7 @@ class Networks:
     match_color: Callable[[Tensor, Tensor, float], Tensor]
     device: torch.device
     on_stage: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext
+    attempt: Attempt = call_once
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def check_conditioning(conditioning: Conditioning, settings: SamplingSettings) -
 
 def _generate(sampler: ChunkSampler, carried: Carried) -> Iterator[Chunk]:
     for chunk in sampler.plan[carried.num_done :]:
-        frames, carried = sampler.sample(chunk, carried)
+        frames, carried = sampler.networks.attempt(partial(sampler.sample, chunk, carried))
         if chunk.keep:
             kept = frames[:, :, chunk.keep.start : chunk.keep.stop]
             yield Chunk(chunk.index, chunk.start + chunk.keep.start, kept, carried)

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from infinitalk_cli.memory.offload import (
     BlockOffloader,
     StreamedStage,
-    resident_for_bytes,
-    resident_for_parameters,
     streamed_numbers,
     visiting,
 )
@@ -71,18 +69,18 @@ def test_streamed_blocks_lie_evenly_among_the_resident(num_blocks: int, num_resi
     assert streamed_numbers(num_blocks, num_resident) == expected
 
 
-def test_parameters_outside_of_blocks_count_first() -> None:
-    net = Net()
-    outside = 2 * WIDTH * (WIDTH + 1)
-    block = sum(p.numel() for p in net.blocks[0].parameters())
-    wishes = {0: 0, outside + block - 1: 0, outside + block: 1, outside + 3 * block: 3, 10**9: NUM_BLOCKS}
-    assert {wish: resident_for_parameters(net, list(net.blocks), wish) for wish in wishes} == wishes
-
-
-def test_room_is_left_for_two_slots_unless_all_blocks_fit() -> None:
-    blocks = [nn.Linear(64, 64, bias=False) for _ in range(5)]  # 16 KiB each
-    size = 64 * 64 * 4
-    assert [resident_for_bytes(blocks, size * room) for room in (0, 2, 3, 4, 5)] == [0, 0, 1, 2, 5]
+def test_blocks_that_stayed_join_the_streamed_ones_with_their_values() -> None:
+    net, expected = Net(), Net()
+    offloader = BlockOffloader(list(net.blocks), torch.device("cpu"), num_resident=4)
+    streamed = [block for block in net.blocks if offloader.is_streamed(block)]
+    addresses = [next(block.parameters()).data_ptr() for block in streamed]
+    for num_resident in (3, 1, 1, 0):
+        offloader.keep(num_resident)
+        assert offloader.num_resident == num_resident
+    assert [next(block.parameters()).data_ptr() for block in streamed] == addresses  # they stay where they are
+    x = torch.randn(3, WIDTH)
+    with offloader.running():
+        assert torch.equal(net(x), expected(x))
 
 
 @pytest.mark.gpu
@@ -95,6 +93,18 @@ def test_streamed_equals_resident_bit_for_bit(num_resident: int) -> None:
         with StreamedStage(net, offloader).running():
             assert all(torch.equal(net(x), expected) for _ in range(4))
     assert offloader.num_resident == num_resident
+
+
+@pytest.mark.gpu
+def test_fewer_blocks_may_stay_between_two_stages() -> None:
+    x, net = tokens(), Net()
+    expected = Net().cuda()(x)
+    offloader = BlockOffloader(list(net.blocks), x.device, num_resident=NUM_BLOCKS)
+    for num_resident in range(NUM_BLOCKS, -1, -1):
+        offloader.keep(num_resident)
+        with StreamedStage(net, offloader).running():
+            assert torch.equal(net(x), expected)
+    assert all(p.device.type == "cpu" for p in net.blocks.parameters())
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import BlockResidual, DiT
 from infinitalk_cli.models.dit_layers import Context
+from infinitalk_cli.models.tokens import Portions, TokenShare
 
 PUBLISHED = {
     "_class_name": "WanModel",
@@ -321,3 +322,20 @@ class TestBFloat16:
 
 
 FLOAT32_LAYERS = ("time_embedding.0", "time_embedding.2", "time_projection.1", "head.head")
+
+
+@pytest.mark.parametrize("num_speakers", [1, 2])
+@pytest.mark.parametrize("portions", [Portions(ffn=100), Portions(attention=50), Portions(ffn=7, attention=1)])
+def test_portions_change_no_result(num_speakers: int, portions: Portions) -> None:
+    dit = tiny_dit()
+    given = inputs(dit, num_speakers)
+    expected = dit(**given)
+    dit.portions = portions
+    torch.testing.assert_close(dit(**given), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_portions_of_tokens_are_about_equal_and_cover_all() -> None:
+    parts = Portions(attention=8).attention_parts(TokenShare(0, 21, 21))
+    assert parts == [slice(0, 7), slice(7, 14), slice(14, 21)]
+    assert Portions().attention_parts(TokenShare(0, 21, 21)) == [slice(0, 21)]
+    assert Portions(attention=8).attention_parts(TokenShare(21, 42, 42)) == [slice(0, 21)]

@@ -1,0 +1,307 @@
+"""What a run takes of memory, and how it shares out what there is: arithmetic, asked before a run and by the run.
+
+Memory follows from the sizes of the networks and of the picture. A pass of the transformer holds some tensors of one
+vector per token; a streamed transformer has two blocks on the GPU beside the resident ones. Networks of different
+stages are not on the GPU together, except for the part of the transformer that stays.
+
+A `Rung` is one way to share out the GPU. They form a ladder: each takes less than the one above and computes the same
+video. A run starts on the first that fits by this arithmetic, `first_rung`; where memory runs out all the same,
+`lower_rung` is the next one to try. So what is predicted and what is done can't disagree.
+
+Constants of the published networks are arithmetic on their tensors; what is not is marked with where it was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from infinitalk_cli.models.config import DiTConfig
+from infinitalk_cli.profile_table import Profile, Quant
+
+PUBLISHED = DiTConfig(dim=5120, ffn_dim=13824, freq_dim=256, num_heads=40, num_layers=40)
+"""Sizes of the published 14B transformer."""
+
+BLOCK_PARAMETERS = 464_162_304
+OUTSIDE_PARAMETERS = 315_600_000
+SCALES_PER_BLOCK = 90_624
+"""Rows of an 8-bit block, each with a scale of 4 bytes at most."""
+
+TEXT_ENCODER_BYTES: dict[Quant, int] = {"none": 11_362_000_000, "fp8": 6_730_000_000, "int8": 6_730_000_000}
+TEXT_ENCODER_PARAMETERS = 5_680_910_336
+IMAGE_ENCODER_BYTES = 1_264_000_000
+VAE_BYTES = 508_000_000
+AUDIO_ENCODER_BYTES = 378_000_000
+
+TEXT_STAGE_BYTES = 3_200_000_000
+"""On the GPU while the text encoder visits it block by block: its table of words and two blocks."""
+
+NUM_SLOTS = 2
+"""Streamed blocks on the GPU at a time."""
+
+WORKING_TENSORS = 8
+INPUT_BYTES = 350_000_000
+"""Tensors of one vector per token alive in a pass, and what is there whatever the picture's size.
+
+Fitted from above to passes on an H200 (benchmarks: bf16 and fp8, resident and streamed, 32,928 and 73,920 tokens).
+"""
+
+WORKING_TENSORS_IN_SLICES = 5
+"""The same where a block's attention is computed for some of the tokens at a time: keys, values, the tokens themselves
+and their norm, and one to spare; counted in the source. Each slice takes `WORKING_TENSORS` of its own tokens."""
+
+VAE_BYTES_PER_PIXEL = {"float32": 23_800, "bfloat16": 12_900}
+"""What decoding takes beside the weights: 10.0 and 5.4 GB in all at 448 x 896, measured on an H200."""
+
+VAE_WHOLE_BYTES_PER_PIXEL = 2_000
+"""What the picture takes as a whole while its tiles are decoded or encoded: the frames to encode (972 a pixel), and
+twice the features of all latents at the smallest size (252 to 504); counted in the source."""
+
+KERNELS_BYTES = 1_000_000_000
+"""The CUDA context, kernels and the workspaces of the libraries."""
+
+CONTEXT_BYTES = 500_000_000
+"""About half of them: what a program holds from its first word with the GPU on, so a run no longer finds it free."""
+
+PROGRAM_BYTES = 1_900_000_000
+"""RAM beside the weights: what the reference program took on an H200 machine."""
+
+TILE = 40
+"""Latents on a side of a tile of the video VAE, 8 pixels each."""
+SMALL_TILE = 24
+FFN_TOKENS = 16_384
+FEW_TOKENS = 4_096
+
+Stage = Literal["transformer", "vae", "other"]
+"""Where a run was when memory ran out."""
+
+
+@dataclass(frozen=True)
+class JobShape:
+    """What of a job decides memory and time. Sizes in pixels; `num_frames` of the whole video, at `fps`."""
+
+    width: int
+    height: int
+    num_frames: int
+    num_speakers: int = 1
+    fps: int = 25
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How a run shares out the GPU.
+
+    `num_resident`: blocks of the transformer that stay there; with all of them the other networks stay, too.
+    `exact_vae`: the video VAE in float32, not bfloat16. `vae_tile`: latents on a side of its tiles, None for the whole
+    picture. `attention_tokens`: tokens whose attention is computed at a time, None for all. `ffn_tokens`: the same for
+    the hidden layer of the feed-forward.
+    """
+
+    num_resident: int
+    exact_vae: bool = False
+    vae_tile: int | None = None
+    attention_tokens: int | None = None
+    ffn_tokens: int = FFN_TOKENS
+
+    def and_not_above(self, other: Rung) -> Rung:
+        """The lower of both in every respect."""
+        tiles = [tile for tile in (self.vae_tile, other.vae_tile) if tile is not None]
+        tokens = [count for count in (self.attention_tokens, other.attention_tokens) if count is not None]
+        return Rung(
+            num_resident=min(self.num_resident, other.num_resident),
+            exact_vae=self.exact_vae and other.exact_vae,
+            vae_tile=min(tiles, default=None),
+            attention_tokens=min(tokens, default=None),
+            ffn_tokens=min(self.ffn_tokens, other.ffn_tokens),
+        )
+
+    def describe(self, num_blocks: int) -> str:
+        """In words, for the user."""
+        told = [f"{self.num_resident} of {num_blocks} blocks on the GPU"]
+        if self.attention_tokens is not None:
+            told.append(f"attention for {self.attention_tokens:,} tokens at a time")
+        if self.vae_tile is not None:
+            told.append(f"pictures in tiles of {8 * self.vae_tile} pixels")
+        return ", ".join(told)
+
+
+def first_rung(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig = PUBLISHED) -> Rung:
+    """The best way to share out `free_bytes`; the lowest where even that takes more.
+
+    The whole transformer if it finds room, with the video VAE in float32 if that does, too. Else as many blocks as
+    find room beside what a pass takes; decoding is made to take no more than that, for beside streaming the
+    recomputed borders of tiles are nothing.
+    """
+    *better, rung = _starts(profile, shape, free_bytes, sizes)
+    for whole in better:
+        if vram_bytes(shape, profile, whole, sizes) <= free_bytes:
+            return whole
+    while vram_bytes(shape, profile, rung, sizes) > free_bytes and (lower := _less_at_once(rung)) is not None:
+        rung = lower
+    return _filled(rung, profile, shape, free_bytes, sizes)
+
+
+def lower_rung(rung: Rung, num_blocks: int, stage: Stage) -> Rung | None:
+    """What to try next when memory has run out in that stage; None when there is nothing less.
+
+    What slows a run down least comes first: a third of the blocks less, down to none; then smaller portions.
+    """
+    fewer = replace(rung, num_resident=max(0, rung.num_resident - -(-num_blocks // 3)))
+    if stage == "vae" and rung.vae_tile != SMALL_TILE:
+        return replace(rung, vae_tile=TILE if rung.vae_tile is None else SMALL_TILE)
+    if rung.num_resident:
+        return fewer
+    return None if stage == "other" else _less_at_once(rung, stage)
+
+
+def _less_at_once(rung: Rung, stage: Stage | None = None) -> Rung | None:
+    """Smaller portions, of the transformer's or the video VAE's work, or of both in turn."""
+    if stage != "vae":
+        if rung.attention_tokens is None:
+            return replace(rung, attention_tokens=FFN_TOKENS // 2)
+        if rung.ffn_tokens > FEW_TOKENS:
+            return replace(rung, attention_tokens=FEW_TOKENS // 2, ffn_tokens=FEW_TOKENS)
+    if stage != "transformer" and rung.vae_tile != SMALL_TILE:
+        return replace(rung, vae_tile=TILE if rung.vae_tile is None else SMALL_TILE)
+    return None
+
+
+def _starts(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig) -> list[Rung]:
+    """The rungs to start on if they fit, the best first; the last one streams."""
+    asked = asked_resident(profile, sizes)
+    block, always = block_bytes(profile, sizes), TILE if profile.vae_tiling == "on" else None
+    starts: list[Rung] = []
+    if asked is None:
+        whole = Rung(sizes.num_layers, vae_tile=always)
+        tiled = replace(whole, vae_tile=whole.vae_tile if profile.vae_tiling == "off" else TILE)
+        starts += [replace(whole, exact_vae=True), whole, tiled]
+    streamed = Rung(asked or 0, vae_tile=always)
+    beside = working_bytes(shape, profile, streamed, sizes) + NUM_SLOTS * block
+    if profile.vae_tiling == "auto" and decoding_bytes(shape, streamed) > beside:
+        streamed = replace(streamed, vae_tile=TILE)
+    return [*starts, _filled(streamed, profile, shape, free_bytes, sizes)]
+
+
+def _filled(rung: Rung, profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig) -> Rung:
+    """With as many resident blocks as there is room for, or as were asked for."""
+    if asked_resident(profile, sizes) is not None:
+        return rung
+    room = free_bytes - vram_bytes(shape, profile, replace(rung, num_resident=0), sizes, with_text=False)
+    return replace(rung, num_resident=max(0, min(sizes.num_layers - 1, room // block_bytes(profile, sizes))))
+
+
+def asked_resident(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int | None:
+    """Blocks that stay on the GPU by the profile's number of parameters; None where it leaves that open, or asks for
+    all, which may stay if they fit."""
+    persistent = profile.num_persistent_param_in_dit
+    if persistent is None or persistent >= all_parameters(sizes):
+        return None
+    left = persistent - outside_parameters(sizes)
+    return max(0, min(sizes.num_layers, left // block_parameters(sizes)))
+
+
+def num_tokens(shape: JobShape, chunk_frames: int) -> int:
+    """Tokens of a chunk: a latent frame per 4 frames after the first, a token per 16 x 16 pixels."""
+    return ((chunk_frames - 1) // 4 + 1) * (shape.height // 16) * (shape.width // 16)
+
+
+def block_parameters(sizes: DiTConfig = PUBLISHED) -> int:
+    """Parameters of a block; of other sizes than the published ones, those of its linears."""
+    if sizes == PUBLISHED:
+        return BLOCK_PARAMETERS
+    return 14 * sizes.dim**2 + 2 * sizes.dim * sizes.ffn_dim + 2 * sizes.audio_token_dim * sizes.dim
+
+
+def outside_parameters(sizes: DiTConfig = PUBLISHED) -> int:
+    """Parameters of the transformer outside of its blocks; nearly, for other sizes than the published ones."""
+    return OUTSIDE_PARAMETERS if sizes == PUBLISHED else 20 * sizes.dim**2
+
+
+def all_parameters(sizes: DiTConfig = PUBLISHED) -> int:
+    """Parameters of the transformer."""
+    return outside_parameters(sizes) + sizes.num_layers * block_parameters(sizes)
+
+
+def persistent_parameters(num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:
+    """`num_persistent_param_in_dit` for so many resident blocks."""
+    return 0 if num_resident == 0 else outside_parameters(sizes) + num_resident * block_parameters(sizes)
+
+
+def block_bytes(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
+    """Bytes of a block on the GPU."""
+    if profile.quant == "none":
+        return number_bytes(profile) * block_parameters(sizes)
+    return block_parameters(sizes) + 4 * SCALES_PER_BLOCK * sizes.dim // PUBLISHED.dim
+
+
+def number_bytes(profile: Profile) -> int:
+    """Bytes of a number that is not in 8 bits, on a GPU."""
+    return 4 if profile.dtype == "float32" else 2
+
+
+def outside_bytes(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
+    """Bytes of the transformer's weights outside of its blocks."""
+    return number_bytes(profile) * outside_parameters(sizes)
+
+
+def working_bytes(shape: JobShape, profile: Profile, rung: Rung, sizes: DiTConfig = PUBLISHED) -> int:
+    """What a pass takes on the GPU beside weights."""
+    tokens = num_tokens(shape, profile.chunk_frames)
+    vectors = WORKING_TENSORS * tokens
+    if rung.attention_tokens is not None:
+        slice_tokens = max(rung.attention_tokens, tokens // ((profile.chunk_frames - 1) // 4 + 1))
+        vectors = min(vectors, WORKING_TENSORS_IN_SLICES * tokens + WORKING_TENSORS * slice_tokens)
+    return INPUT_BYTES + vectors * sizes.dim * number_bytes(profile)
+
+
+def decoding_bytes(shape: JobShape, rung: Rung) -> int:
+    """What the video VAE takes on the GPU, its weights included."""
+    weights, rate = VAE_BYTES // 2, VAE_BYTES_PER_PIXEL["bfloat16"]
+    if rung.exact_vae:
+        weights, rate = VAE_BYTES, VAE_BYTES_PER_PIXEL["float32"]
+    pixels = shape.width * shape.height
+    if rung.vae_tile is None:
+        return weights + rate * pixels
+    side = 8 * rung.vae_tile
+    in_tile = min(side, shape.width) * min(side, shape.height)
+    return weights + min(rate * pixels, rate * in_tile + VAE_WHOLE_BYTES_PER_PIXEL * pixels)
+
+
+def vram_bytes(
+    shape: JobShape, profile: Profile, rung: Rung, sizes: DiTConfig = PUBLISHED, *, with_text: bool = True
+) -> int:
+    """Peak on the GPU: the largest of the stages; between passes and decoding the resident blocks stay."""
+    block, whole = block_bytes(profile, sizes), rung.num_resident == sizes.num_layers
+    stays = rung.num_resident * block + outside_bytes(profile, sizes)
+    encoder = IMAGE_ENCODER_BYTES if sizes == PUBLISHED else 0
+    passes = working_bytes(shape, profile, rung, sizes) + min(NUM_SLOTS, sizes.num_layers - rung.num_resident) * block
+    decoding = decoding_bytes(shape, rung)
+    if whole and sizes == PUBLISHED:
+        passes += encoder + (VAE_BYTES if rung.exact_vae else VAE_BYTES // 2)
+        decoding += encoder
+    text = TEXT_STAGE_BYTES if with_text and sizes == PUBLISHED else 0
+    return KERNELS_BYTES + max(stays + passes, stays + decoding, stays + encoder, text)
+
+
+def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True) -> int:
+    """Peak in main memory: the text encoder is gone before the transformer comes.
+
+    A transformer that stays on the GPU is read straight into it; to be streamed it is first in RAM as a whole, and one
+    block of it twice. On a CPU everything is in float32.
+    """
+    if not on_gpu:
+        blocks = 4 * all_parameters(sizes)
+        text = 4 * TEXT_ENCODER_PARAMETERS if sizes == PUBLISHED else 0
+        encoders = 2 * IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES if sizes == PUBLISHED else 0
+        return PROGRAM_BYTES + max(blocks + encoders, text)
+    streamed = (sizes.num_layers + 1) * block_bytes(profile, sizes) if num_resident < sizes.num_layers else 0
+    if sizes != PUBLISHED:
+        return PROGRAM_BYTES + streamed
+    encoders = IMAGE_ENCODER_BYTES + VAE_BYTES // 2 + AUDIO_ENCODER_BYTES
+    return PROGRAM_BYTES + max(streamed + outside_bytes(profile, sizes) + encoders, TEXT_ENCODER_BYTES[profile.quant])
+
+
+def process_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:
+    """Main memory for each further GPU: its process has streamed blocks of its own."""
+    streamed = sizes.num_layers + 1 if num_resident < sizes.num_layers else 0
+    return PROGRAM_BYTES + streamed * block_bytes(profile, sizes)
