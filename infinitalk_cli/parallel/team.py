@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from infinitalk_cli.errors import EnvironmentUnfitError, TalkError
+from infinitalk_cli.errors import EnvironmentUnfitError, OutOfGpuMemoryError, TalkError
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.parallel.group import abort_group, apply_settings, check_distributed, join_group
 from infinitalk_cli.parallel.passes import PassWriter, broadcast
@@ -152,8 +152,8 @@ class Team:
 
     def _begin_pass(self, dit: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._raise_failure()
-        if self._pass_began is not None:
-            self._fail(TalkError("a pass on several GPUs was left half done; the job can't go on from there"))
+        if self._pass_began is not None:  # tried again with less memory, while the others are still within the last
+            self._fail(OutOfGpuMemoryError("memory ran out in a pass that several GPUs share", hint=_HALF_DONE_HINT))
             self._raise_failure()
         message, tensors = self._writer.write(dit, args, kwargs)
         self._pass_began = time.monotonic()
@@ -272,3 +272,4 @@ class Team:
 
 
 _STALL_HINT = "another program may hold one of the GPUs: `talk doctor` shows who; or leave --gpus out"
+_HALF_DONE_HINT = "use 8-bit weights (--quant fp8), a smaller --size, or leave --gpus out: one GPU finds what fits"

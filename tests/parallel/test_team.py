@@ -128,6 +128,18 @@ class TestFailures:
         assert not dist.is_initialized()
 
     @pytest.mark.slow
+    def test_pass_that_was_left_half_done_is_not_taken_up_again(self) -> None:
+        def fail(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        with led_dit(build_small) as dit:
+            dit.blocks[1].register_forward_pre_hook(fail)
+            with pytest.raises(torch.OutOfMemoryError):
+                dit(**inputs())
+            with pytest.raises(OutOfGpuMemoryError, match="memory ran out in a pass"):
+                dit(**inputs())
+
+    @pytest.mark.slow
     def test_pass_that_never_ends_is_given_up(self) -> None:
         began = time.monotonic()
         with pytest.raises(TalkError, match="not finished a pass in 1 s"):
