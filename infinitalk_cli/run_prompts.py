@@ -6,6 +6,7 @@ stays in RAM and its blocks visit the GPU one by one.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -50,10 +51,13 @@ def encode_prompts(
     known = {prompt: cache.find(prompt) for prompt in wanted} if cache else {}
     features = {prompt: values for prompt, values in known.items() if values is not None}
     missing = [prompt for prompt in dict.fromkeys(wanted) if prompt not in features]
-    for prompt, values in read_prompts(missing, request, files, device).items():
-        features[prompt] = values
-        if cache:
-            cache.keep(prompt, values)
+    if missing:
+        made = read_prompts(missing, request, files, device)
+        features |= made
+        give_back_memory(device)
+        for prompt, values in made.items():
+            if cache:
+                cache.keep(prompt, values)
     text, *negative = [features[prompt].to(device) for prompt in wanted]
     return text, negative[0] if negative else None
 
@@ -69,9 +73,7 @@ def prompt_cache(request: GenerateRequest, files: WeightFiles, device: torch.dev
 def read_prompts(
     prompts: Sequence[str], request: GenerateRequest, files: WeightFiles, device: torch.device
 ) -> dict[str, Tensor]:
-    """Load the text encoder and have it read prompts, if there are any."""
-    if not prompts:
-        return {}
+    """Load the text encoder and have it read prompts."""
     dtype = text_dtype(device)
     place = request.profile.text_encoder
     if place == "auto" and device.type == "cuda":
@@ -79,6 +81,13 @@ def read_prompts(
     encoder = build_text_encoder(files, dtype=dtype, device=device if place == "gpu" else "cpu")
     with text_stage(encoder, device, place):
         return {prompt: encoder.encode(prompt) for prompt in prompts}
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Let the GPU have what the encoder took: whether the transformer fits is decided by what is free."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def may_be_whole(request: GenerateRequest, encoder_bytes: int, device: torch.device) -> bool:
