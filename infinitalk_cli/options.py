@@ -275,7 +275,7 @@ class MainOptions(ProgressOptions):
         TextEncoderPlace | None,
         typer.Option(
             help="Where the prompt is read: whole on the GPU, streamed to it, or on the CPU.",
-            show_default="auto: streamed",
+            show_default="auto: whole if there is room",
             rich_help_panel=MACHINE,
         ),
     ] = None

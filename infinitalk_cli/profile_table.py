@@ -40,8 +40,8 @@ class Profile:
     GPU, float32 on a CPU. `attention`: the kernel of the transformer's attention; "auto" is the fastest exact one,
     "sage" and "fp8" are inexact. `vae_tiling`: whether pictures are decoded in tiles, which takes less memory; "auto"
     where they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on the CPU;
-    "auto" streams. `demo_weights`: runs on the small weights that the package makes by itself unless a weights folder
-    is named.
+    "auto" is whole where there is room and no streaming was asked for, else streamed. `demo_weights`: runs on the
+    small weights that the package makes by itself unless a weights folder is named.
     """
 
     name: str
