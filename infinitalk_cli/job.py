@@ -92,6 +92,11 @@ class Job:
         )
 
     @property
+    def recordings(self) -> tuple[Path, ...]:
+        """The sound files, each once."""
+        return tuple(dict.fromkeys(speaker.audio for speaker in self.speakers if speaker.audio is not None))
+
+    @property
     def num_speakers(self) -> int:
         """How many there are, silent ones too."""
         return len(self.speakers)

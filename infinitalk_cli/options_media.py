@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,6 +61,49 @@ class DubbingOptions:
 class SoundOptions:
     """Of the recordings, for the network and for the mp4."""
 
+    drive_audio: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Move the lips by this file, such as the voice without the music, and play --audio. Once per --audio.",
+            show_default="--audio does both",
+            rich_help_panel=SOUND,
+        ),
+    ] = None
+    output_audio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|source|none",
+            help="What the mp4 plays instead of the speech: a file, the source video's own sound, or nothing.",
+            show_default="the speech",
+            rich_help_panel=SOUND,
+        ),
+    ] = None
+    drive_loudness: Annotated[
+        str,
+        typer.Option(
+            metavar="LUFS|off",
+            help="Loudness at which the network hears the speech; auto: -23, and text as it is spoken.",
+            rich_help_panel=SOUND,
+        ),
+    ] = "auto"
+    output_loudness: Annotated[
+        str,
+        typer.Option(metavar="LUFS|off", help="Loudness of the mp4's sound, such as -16.", rich_help_panel=SOUND),
+    ] = "off"
+    audio_start: Annotated[
+        float, typer.Option(metavar="S", help="Use the speech from this second on.", rich_help_panel=SOUND)
+    ] = 0.0
+    audio_end: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Use it up to here.", show_default="its end", rich_help_panel=SOUND),
+    ] = None
+    trim_silence: Annotated[
+        bool,
+        typer.Option(
+            "--trim-silence", help="Leave out silence before the first word and after the last.", rich_help_panel=SOUND
+        ),
+    ] = False
     close_mouth_in_pauses: Annotated[
         bool,
         typer.Option(
@@ -73,7 +116,37 @@ class SoundOptions:
     @property
     def sound_wishes(self) -> SoundWishes:
         """These options as the request has them."""
-        return SoundWishes(close_mouth=self.close_mouth_in_pauses)
+        output = self.output_audio
+        is_file = output is not None and output not in ("source", "none")
+        wishes = SoundWishes(
+            output_sound="source" if output == "source" else "none" if output == "none" else "speech",
+            output_audio=Path(output) if output is not None and is_file else None,
+            drive_audio=tuple(self.drive_audio or ()),
+            drive_loudness="auto" if self.drive_loudness == "auto" else _lufs(self.drive_loudness, "--drive-loudness"),
+            output_loudness=_number_or_none(_lufs(self.output_loudness, "--output-loudness")),
+            start_s=self.audio_start,
+            end_s=self.audio_end,
+            trim_silence=self.trim_silence,
+            close_mouth=self.close_mouth_in_pauses,
+        )
+        if missing := [path for path in wishes.files if not path.is_file()]:
+            option = "--output-audio" if missing[0] == wishes.output_audio else "--drive-audio"
+            raise InputError(f"{option}: no such file: {missing[0]}", hint="check the spelling of the path")
+        return wishes
+
+
+def _lufs(text: str, option: str) -> float | Literal["off"]:
+    """A loudness. Raises: InputError: if it is neither a number nor off."""
+    if text == "off":
+        return "off"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{option} must be a number of LUFS such as -23, or off, not {text!r}") from error
+
+
+def _number_or_none(loudness: float | Literal["off"]) -> float | None:
+    return None if loudness == "off" else loudness
 
 
 @dataclass(frozen=True)

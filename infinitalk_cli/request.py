@@ -160,7 +160,8 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
     if request.step_cache_threshold is not None and not 0 < request.step_cache_threshold < math.inf:
         yield f"--teacache-threshold must be above 0, not {request.step_cache_threshold:g}"
     yield from request.source.problems(by_index=request.reference_by_index)
-    yield from request.sound.problems()
+    job = request.job
+    yield from request.sound.problems(num_recordings=len(job.recordings), is_video=job.is_video)
     yield from request.voice.problems()
     if request.num_gpus > 1 and request.device not in ("auto", "cuda"):
         yield f"--gpus {request.num_gpus} does not go with --device {request.device}; --gpu N names the first GPU"
@@ -179,7 +180,7 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output {output} is a folder: name a file in it, such as {output / 'talk.mp4'}"
     elif output.suffix.lower() != ".mp4":
         yield f"the output must end in .mp4, not {output.name!r}"
-    elif there and any(output.samefile(path) for path in input_files(request.job)):
+    elif there and any(output.samefile(path) for path in run_files(request)):
         yield f"the output {output} is an input of the job"
     elif there and not request.overwrite:
         yield f"{output} is already there: --overwrite replaces it, -o names another"
@@ -187,7 +188,7 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         if path.exists() and not request.overwrite:
             yield f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
     part = part_path_of(output)
-    if part.is_file() and any(part.samefile(path) for path in input_files(request.job)):
+    if part.is_file() and any(part.samefile(path) for path in run_files(request)):
         yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
     if part_folder_of(output).is_file():
         yield f"{part_folder_of(output)} is a file, but the video grows in a folder of that name: -o names another"
@@ -204,3 +205,8 @@ def kept_speech(request: GenerateRequest) -> tuple[Path, ...]:
     if len(spoken) == 1:
         return (request.output.with_suffix(".wav"),)
     return tuple(request.output.with_suffix(f".s{number + 1}.wav") for number in spoken)
+
+
+def run_files(request: GenerateRequest) -> list[Path]:
+    """Every file of the user's that a run reads."""
+    return [*input_files(request.job), *request.sound.files]

@@ -59,11 +59,17 @@ def plan_job(request: GenerateRequest) -> PlannedJob:
     job = request.job
     reader = VideoReader(job.reference) if job.is_video else None
     picture, crop = look_at(job.reference, BUCKETS[request.profile.size], reader)
-    num_frames = max(1, round(speech_duration_s(request) * VIDEO_FPS))
+    num_frames = max(1, round(used_s(request, speech_duration_s(request)) * VIDEO_FPS))
     if request.max_seconds is not None:
         num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
     shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS)
     return PlannedJob(shape, crop, picture)
+
+
+def used_s(request: GenerateRequest, whole_s: Fraction) -> Fraction:
+    """How much of the speech is used, by --audio-start and --audio-end; silence that is trimmed is not looked for."""
+    end_s = whole_s if request.sound.end_s is None else min(whole_s, exact_s(request.sound.end_s))
+    return max(Fraction(0), end_s - exact_s(request.sound.start_s))
 
 
 def speech_duration_s(request: GenerateRequest) -> Fraction:

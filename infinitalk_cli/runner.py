@@ -30,7 +30,8 @@ from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
 from infinitalk_cli.media.segments import Picture
-from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
+from infinitalk_cli.media.sound_track import SoundTrack
+from infinitalk_cli.media.speech import SpeechTracks
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.places import speaker_areas
@@ -41,7 +42,7 @@ from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried
 from infinitalk_cli.run_scenes import scene_cuts
-from infinitalk_cli.run_speech import embed_speech, num_output_frames
+from infinitalk_cli.run_speech import embed_speech, num_output_frames, read_speech
 from infinitalk_cli.run_team import open_team
 from infinitalk_cli.run_voice import keep_tracks, speak_job
 from infinitalk_cli.run_writing import write_chunks
@@ -108,11 +109,12 @@ def generate(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user gave, read. `job`: with every text spoken. `masks`: where two speakers are in the picture, None for
-    one. `cuts`: first frames of the source's scenes."""
+    """What the user gave, read. `job`: with every text spoken. `sound`: of the mp4. `masks`: where two speakers are
+    in the picture, None for one. `cuts`: first frames of the source's scenes."""
 
     job: Job
     speech: SpeechTracks
+    sound: SoundTrack | None
     reference: Reference
     loras: Sequence[Lora]
     settings: SamplingSettings
@@ -124,13 +126,7 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
     """Read all that a user may have got wrong. `work_dir`: for the prepared sound."""
     progress.stage("speech", "speaking the text" if request.voice_files else "reading the sound")
     job = speak_job(request, work_dir, pick_device(request.device))
-    speech = prepare_speech(
-        [speaker.audio for speaker in job.speakers],
-        work_dir,
-        job.audio_type,
-        starts_s=[speaker.start_s for speaker in job.speakers],
-        turns=[[(turn.start_s, turn.end_s) for turn in speaker.turns] for speaker in job.speakers],
-    )
+    speech, sound = read_speech(request, job, work_dir)
     if speech.silent:
         on_note("note: the sound is silent, so nobody will speak")
     progress.stage("reference", "reading the picture")
@@ -145,6 +141,7 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
     return Inputs(
         job=job,
         speech=speech,
+        sound=sound,
         reference=reference,
         loras=[read_lora(lora.path, lora.scale) for lora in request.loras],
         settings=settings,
@@ -271,7 +268,7 @@ def write_video(
     writer = VideoWriter(
         folder,
         Picture(crop.height, crop.width, VIDEO_FPS, request.crf),
-        sound=inputs.speech.sound_track,
+        sound=inputs.sound,
         metadata=describe(request),
         overwrite=request.overwrite,
         num_frames=begun.num_frames,

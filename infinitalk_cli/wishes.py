@@ -15,6 +15,7 @@ from typing import Literal
 ShortSource = Literal["hold", "loop", "ping-pong"]
 Scenes = Literal["auto", "on", "off"]
 OutputSound = Literal["speech", "source", "none"]
+Loudness = float | Literal["auto", "off"]
 
 SPEECH_LUFS = -23.0
 """Loudness at which the audio encoder hears speech, in the reference programs and here."""
@@ -43,24 +44,42 @@ class SoundWishes:
     """How the recordings become what the network hears and what the mp4 plays.
 
     `output_sound`: the recordings themselves, the source video's own sound, or none; `output_audio` is a file that
-    plays instead. `drive_lufs`: loudness at which the network hears them, None as recorded. `output_lufs`: the same for
-    the mp4. `start_s`, `end_s`: the stretch of the timeline that is used. `trim_silence`: leave out silence before the
-    first word and after the last. `close_mouth`: drive pauses by the features of silence.
+    plays instead; with `drive_audio`, a file for each recording, the network hears these and the mp4 plays the
+    recordings. `drive_loudness`: in LUFS, at which the network hears them; "auto" is -23, and as it is for speech made
+    from text. `output_loudness`: the same for the mp4. `start_s`, `end_s`: the stretch of the timeline that is used.
+    `trim_silence`: leave out silence before the first word and after the last. `close_mouth`: drive pauses by the
+    features of silence.
     """
 
     output_sound: OutputSound = "speech"
     output_audio: Path | None = None
-    drive_lufs: float | None = SPEECH_LUFS
-    output_lufs: float | None = None
+    drive_audio: tuple[Path, ...] = ()
+    drive_loudness: Loudness = "auto"
+    output_loudness: float | None = None
     start_s: float = 0.0
     end_s: float | None = None
     trim_silence: bool = False
     close_mouth: bool = False
 
-    def problems(self) -> Iterator[str]:
-        """What can't work, each with its option."""
-        for option, lufs in (("--drive-loudness", self.drive_lufs), ("--output-loudness", self.output_lufs)):
-            if lufs is not None and not QUIETEST_LUFS <= lufs <= LOUDEST_LUFS:
+    def drive_lufs(self, *, is_made_of_text: bool) -> float | None:
+        """Loudness at which the network hears the speech; None for as it is."""
+        if self.drive_loudness == "auto":
+            return None if is_made_of_text else SPEECH_LUFS
+        return None if self.drive_loudness == "off" else self.drive_loudness
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that the job does not name."""
+        return (*self.drive_audio, *(() if self.output_audio is None else (self.output_audio,)))
+
+    def problems(self, *, num_recordings: int, is_video: bool) -> Iterator[str]:
+        """What can't work, each with its option. `is_video`: the source is one."""
+        if self.output_sound == "source" and not is_video:
+            yield "--output-audio source needs a video as the source, but that is a picture"
+        if self.drive_audio and len(self.drive_audio) != num_recordings:
+            yield f"--drive-audio is given {len(self.drive_audio)} times, but the job has {num_recordings} recordings"
+        for option, lufs in (("--drive-loudness", self.drive_loudness), ("--output-loudness", self.output_loudness)):
+            if isinstance(lufs, float) and not QUIETEST_LUFS <= lufs <= LOUDEST_LUFS:
                 yield f"{option} must be from {QUIETEST_LUFS:g} to {LOUDEST_LUFS:g} LUFS, or off, not {lufs:g}"
         if not 0 <= self.start_s < math.inf:
             yield f"--audio-start must be from 0 s up, not {self.start_s:g}"

@@ -19,6 +19,7 @@ from infinitalk_cli.request import (
     check_request,
     parse_lora,
 )
+from infinitalk_cli.wishes import SoundWishes, VoiceWishes
 
 
 @pytest.fixture
@@ -40,6 +41,27 @@ def refusal(request: GenerateRequest) -> str:
 def test_a_good_request_is_accepted_and_nothing_is_written(request_: GenerateRequest) -> None:
     check_request(request_)
     assert not request_.output.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        (SoundWishes(drive_loudness=0.0), "--drive-loudness must be from -60 to -5 LUFS, or off, not 0"),
+        (SoundWishes(output_loudness=-70.0), "--output-loudness must be from -60 to -5 LUFS, or off, not -70"),
+        (SoundWishes(start_s=-1.0), "--audio-start must be from 0 s up, not -1"),
+        (SoundWishes(start_s=2.0, end_s=2.0), "--audio-end must lie behind --audio-start (2 s), not at 2 s"),
+        (SoundWishes(output_sound="source"), "--output-audio source needs a video as the source"),
+        (SoundWishes(drive_audio=(Path("a"), Path("b"))), "--drive-audio is given 2 times, but the job has 1 record"),
+        (VoiceWishes(speed=3.0), "--speed must be from 0.5 to 2, not 3"),
+        (VoiceWishes(pause_s=-1.0), "--pause must be from 0 to 60 s, not -1"),
+        (VoiceWishes(("a", "b", "c")), "--voice is given 3 times"),
+    ],
+)
+def test_wish_that_can_not_work_is_told(
+    request_: GenerateRequest, wishes: SoundWishes | VoiceWishes, told: str
+) -> None:
+    field = "sound" if isinstance(wishes, SoundWishes) else "voice"
+    assert told in refusal(replace(request_, **{field: wishes}))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from infinitalk_cli.demo import ensure_demo_weights
+from infinitalk_cli.errors import InputError
+from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.media.pauses import RAMP_FRAMES
+from infinitalk_cli.media.sound_track import SoundTrack
 from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
 from infinitalk_cli.networks import build_audio_encoder
-from infinitalk_cli.run_speech import embed_speech
+from infinitalk_cli.profiles import find_profile
+from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_speech import embed_speech, read_speech
 from infinitalk_cli.weights import WeightFiles, locate
+from infinitalk_cli.wishes import SoundWishes
 from tests.media.made import noise, write_wav
 
 RATE = 16_000
+EXAMPLE_VIDEO = Path(__file__).parent.parent / "examples" / "media" / "listener.mp4"  # without sound
 FIRST_SILENT, FIRST_LOUD = 25, 60
 
 
@@ -62,3 +70,42 @@ def test_without_the_wish_the_features_are_the_encoder_s_own_bit_for_bit(
         assert torch.equal(features(files, speech, close_mouth=False), own)
     assert speech.duration_s == Fraction(4)
     assert np.isfinite(own.numpy()).all()
+
+
+def wished(tmp_path: Path, **wishes: Any) -> tuple[SpeechTracks, SoundTrack | None]:
+    """The speech and the sound of a job of one recording, of a second of noise, after a wish."""
+    path = write_wav(tmp_path / "speech.wav", noise(RATE, level=0.2), RATE)
+    job = Job(EXAMPLE_VIDEO, "", (Speaker(path),), is_video=True)
+    request = GenerateRequest(job, tmp_path / "out.mp4", find_profile("demo"), sound=SoundWishes(**wishes))
+    return read_speech(request, job, tmp_path)
+
+
+def files_of(track: SoundTrack | None) -> list[str]:
+    assert track is not None
+    return [piece.path.name for piece in track.pieces]
+
+
+def test_lips_may_follow_another_file_than_the_one_that_plays(tmp_path: Path) -> None:
+    vocals = write_wav(tmp_path / "vocals.wav", noise(RATE, seed=5), RATE)
+    speech, sound = wished(tmp_path, drive_audio=(vocals,))
+    assert files_of(sound) == ["speech.wav"]
+    assert np.array_equal(speech.waveforms[0], prepare_speech([vocals], tmp_path).waveforms[0])
+
+
+def test_mp4_may_play_a_file_or_nothing(tmp_path: Path) -> None:
+    music = write_wav(tmp_path / "music.wav", noise(2 * RATE), RATE)
+    assert files_of(wished(tmp_path)[1]) == ["speech.wav"]
+    assert files_of(wished(tmp_path, output_audio=music)[1]) == ["music.wav"]
+    assert wished(tmp_path, output_sound="none")[1] is None
+    with pytest.raises(InputError, match="has no sound"):
+        wished(tmp_path, output_sound="source")
+
+
+def test_stretches_and_loudness_reach_the_speech(tmp_path: Path) -> None:
+    speech, sound = wished(tmp_path, start_s=0.2, end_s=0.7, drive_loudness="off")
+    assert (speech.duration_s, speech.num_samples) == (Fraction(1, 2), (8000,))
+    assert sound is not None
+    assert (sound.skip_s, sound.duration_s) == (Fraction(1, 5), Fraction(1, 2))
+    quiet = float(np.abs(speech.waveforms[0]).max())  # before the next call writes its own files
+    louder = wished(tmp_path, drive_loudness=-5.0)[0].waveforms[0]
+    assert np.abs(louder).max() > 1.5 * quiet

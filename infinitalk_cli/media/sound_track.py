@@ -22,6 +22,8 @@ AAC_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48
 
 OTHER_RATE = 48000
 
+DROPPED_AT_ONCE = 48_000
+
 PEAK_LIMIT = 0.99
 """Loudest sample of a mix that had to be turned down."""
 
@@ -36,13 +38,17 @@ class SoundPiece:
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """What the video sounds like: the sum of `pieces` times `gain`, `duration_s` seconds long, silent where none is."""
+    """What the video sounds like: the sum of `pieces` times `gain`, `duration_s` seconds long, silent where none is.
+
+    `skip_s`: so much of the pieces' timeline lies before the start of the video.
+    """
 
     pieces: tuple[SoundPiece, ...]
     rate: int
     num_channels: int
     duration_s: Fraction
     gain: float = 1.0
+    skip_s: Fraction = Fraction(0)
 
     @property
     def num_samples(self) -> int:
@@ -52,13 +58,15 @@ class SoundTrack:
     def blocks(self) -> Iterator[Samples]:
         """Yield the sound as `(n, num_channels)` float32, a second at a time."""
         feeds = [SampleFeed(_piece_blocks(piece, self.rate, self.num_channels)) for piece in self.pieces]
-        starts = [round(piece.start_s * self.rate) for piece in self.pieces]
+        starts = [round((piece.start_s - self.skip_s) * self.rate) for piece in self.pieces]
+        for feed, start in zip(feeds, starts, strict=True):
+            feed.drop(-start)
         for begin in range(0, self.num_samples, self.rate):
             end = min(begin + self.rate, self.num_samples)
             mixed = np.zeros((end - begin, self.num_channels), np.float32)
             for feed, start in zip(feeds, starts, strict=True):
                 if start < end:
-                    offset = max(0, start - begin)
+                    offset = max(0, start - begin)  # a piece that began before the video goes on from there
                     samples = feed.take(end - begin - offset)
                     mixed[offset : offset + len(samples)] += samples
             yield mixed * np.float32(self.gain)
@@ -83,6 +91,11 @@ class SampleFeed:
             self._rest = block[missing:] if len(block) > missing else None
             missing -= len(taken[-1])
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
+
+    def drop(self, num_samples: int) -> None:
+        """Pass over so many samples, none for a number below 1; at most a second is held at a time."""
+        while num_samples > 0 and len(passed := self.take(min(num_samples, DROPPED_AT_ONCE))):
+            num_samples -= len(passed)
 
 
 def exact_s(seconds: float) -> Fraction:

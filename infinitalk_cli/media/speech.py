@@ -83,12 +83,11 @@ class Recording:
     num_channels: int
     lufs: float
 
-    @property
-    def gain(self) -> np.float32:
-        """Factor that brings the recording to `TARGET_LUFS`."""
-        if abs(self.lufs) > MAX_METERED_LU:
+    def gain(self, lufs: float | None) -> np.float32:
+        """Factor that brings the recording to this loudness; 1 for None."""
+        if lufs is None or abs(self.lufs) > MAX_METERED_LU:
             return np.float32(1.0)
-        return np.float32(10.0 ** ((TARGET_LUFS - self.lufs) / 20.0))
+        return np.float32(10.0 ** ((lufs - self.lufs) / 20.0))
 
 
 Stretch = tuple[float, float]
@@ -102,6 +101,7 @@ def prepare_speech(
     *,
     starts_s: Sequence[float] = (),
     turns: Sequence[Sequence[Stretch]] = (),
+    lufs: float | None = TARGET_LUFS,
 ) -> SpeechTracks:
     """Prepare the sound of one or two speakers; None stands for one who says nothing.
 
@@ -109,6 +109,7 @@ def prepare_speech(
 
     Args: work_dir: an existing folder for the tracks; they must stay there as long as the result is in use. starts_s:
         when each one's recording begins, with `para`. turns: what each hears of their recording, nothing for all of it.
+        lufs: loudness of each track, None for that of the recording.
     Raises: InputError: if a file is unusable, or no speaker has one. MediaError: if the work folder takes no more.
     """
     if not 1 <= len(paths) <= 2:
@@ -119,7 +120,7 @@ def prepare_speech(
         places = _places(found, audio_type, [exact_s(start_s) for start_s in starts_s])
         num_samples = max(place.end for place in places)
         waveforms = [
-            _write_track(recording, place.start, num_samples, work_dir / f"speaker{i}.f32", own)
+            _write_track(recording, place.start, num_samples, work_dir / f"speaker{i}.f32", own, lufs)
             for i, (recording, place, own) in enumerate(zip(found, places, turns, strict=True), start=1)
         ]
     except OSError as error:
@@ -182,18 +183,24 @@ def _record(path: Path, raw_path: Path) -> Recording:
 
 
 def _write_track(
-    recording: Recording | None, start: int, num_samples: int, track_path: Path, turns: Sequence[Stretch]
+    recording: Recording | None,
+    start: int,
+    num_samples: int,
+    track_path: Path,
+    turns: Sequence[Stretch],
+    lufs: float | None,
 ) -> npt.NDArray[np.float32]:
     """Second pass: the levelled recording from sample `start` on, zeros elsewhere, mapped. `turns`: kept of it."""
     itemsize = np.dtype(np.float32).itemsize
     with track_path.open("wb") as track:
         if recording is not None:
             _check_turns(recording, turns)
+            gain = recording.gain(lufs)
             track.seek(start * itemsize)
             done = 0
             with recording.raw_path.open("rb") as raw:
                 while data := raw.read(COPY_SAMPLES * itemsize):
-                    samples = np.frombuffer(data, np.float32) * recording.gain
+                    samples = np.frombuffer(data, np.float32) * gain
                     track.write((samples * gate(turns, done, len(samples)) if turns else samples).tobytes())
                     done += len(samples)
             recording.raw_path.unlink()
