@@ -1,7 +1,8 @@
 """What `talk bench` measured on this machine, kept for the estimates of later runs: one JSON file per kind of GPU.
 
-Only a rate is taken from it: useful arithmetic per second in a pass, by the form of the weights. It holds for other
-sizes of the picture as far as a rate can. A file that can't be read or is of another shape counts as none.
+Rates are taken from it: useful arithmetic per second in a pass, by the form of the weights; bytes per second of reading
+weights, from the file cache; seconds per pixel of the VAE. They hold for other sizes as far as rates can. A file
+that can't be read or is of another shape counts as none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def store_bench(document: Mapping[str, Any], folder: Path | None = None) -> Path
 
     Figures measured before and not again stay. Returns: the file, None if nothing was kept.
     """
-    figures = {found["name"]: found for found in _figures(document)}
+    figures = {found["name"]: {"size": document.get("size"), **found} for found in _figures(document)}
     gpu = document.get("gpu")
     if not figures or not isinstance(gpu, str):
         return None
@@ -57,6 +59,34 @@ def measured_flops_per_s(gpu_name: str, quant: Quant, folder: Path | None = None
         if found["name"] in names
     ]
     return min(rates, default=None)
+
+
+@dataclass(frozen=True)
+class MeasuredStages:
+    """Rates of stages other than the passes, None where not measured. `exact`: the VAE in float32, `fast`: its best."""
+
+    read_bytes_per_s: float | None = None
+    vae_s_per_pixel_exact: float | None = None
+    vae_s_per_pixel_fast: float | None = None
+
+
+def measured_stages(gpu_name: str, folder: Path | None = None) -> MeasuredStages:
+    """What was measured of reading and of the VAE on this kind of GPU."""
+    reads: list[float] = []
+    vae: dict[str, list[float]] = {"VAE encode": [], "VAE decode": []}
+    for found in _figures(_read(_path(gpu_name, folder))):
+        try:
+            if found["name"] == "load":
+                reads.append(float(found["tflop"]) * 1e12 / float(found["median_s"]))
+            elif found["name"][:10] in vae:
+                height, width = found["size"]
+                vae[found["name"][:10]].append(float(found["median_s"]) / (height * width))
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            continue
+    read = min(reads, default=None)
+    if not all(vae.values()):
+        return MeasuredStages(read)
+    return MeasuredStages(read, sum(max(each) for each in vae.values()), sum(min(each) for each in vae.values()))
 
 
 def _path(gpu: str, folder: Path | None) -> Path:

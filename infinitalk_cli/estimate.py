@@ -13,12 +13,17 @@ import re
 from dataclasses import dataclass
 
 from infinitalk_cli.footprint import (
+    AUDIO_ENCODER_BYTES,
+    IMAGE_ENCODER_BYTES,
     PUBLISHED,
+    TEXT_ENCODER_BYTES,
+    VAE_BYTES,
     JobShape,
     Rung,
     block_bytes,
     first_rung,
     num_tokens,
+    outside_bytes,
     process_bytes,
     ram_bytes,
     vram_bytes,
@@ -39,6 +44,9 @@ VAE_S_PER_PIXEL = (1.52 + 2.46) / (448 * 896)
 VAE_TFLOPS = 989.0
 """Encoding and decoding a chunk took 4.0 s at 448 x 896 on a card of this peak; others in proportion."""
 
+ASSUMED_READ_BYTES_PER_S = 1e9
+"""Of weight files from an ordinary solid-state disk: assumed, until `talk bench --random-weights load` has measured."""
+
 PASSES_OF_GUIDANCE = {(False, False): 1, (False, True): 2, (True, False): 2, (True, True): 3}
 """Passes of a step by whether text and audio guidance are on."""
 
@@ -47,18 +55,21 @@ PASSES_OF_GUIDANCE = {(False, False): 1, (False, True): 2, (True, False): 2, (Tr
 class Rate:
     """How fast a device computes and is fed. `basis`: where the figures are from, in words.
 
-    `flops_per_s`: useful arithmetic in a pass; None for unknown. `peak_tflops`: the vendor's.
+    `flops_per_s`: useful arithmetic in a pass; None for unknown. `peak_tflops`: the vendor's. `read_bytes_per_s`: of
+    weight files. `vae_s_per_pixel`: to encode and decode a chunk, None to go by the peak.
     """
 
     flops_per_s: float | None = None
     copy_bytes_per_s: float | None = None
     peak_tflops: float | None = None
     basis: str = "no rate is known for this device: `talk bench` measures it"
+    read_bytes_per_s: float = ASSUMED_READ_BYTES_PER_S
+    vae_s_per_pixel: float | None = None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A prediction. Bytes; seconds, None where no rate is known; loading is not predicted.
+    """A prediction. Bytes; seconds, None where no rate is known.
 
     `vram_bytes` None: runs on the CPU. `num_resident`: blocks of the transformer that stay on the GPU.
     """
@@ -73,13 +84,28 @@ class Estimate:
     pass_s: float | None
     decode_s: float | None
     basis: str
+    load_s: float = 0.0
+    text_s: float = 0.0
 
     @property
     def seconds(self) -> float | None:
-        """All passes, encoding and decoding; loading the weights comes on top."""
+        """All passes, encoding and decoding; loading the weights and reading the prompt come on top."""
         if self.pass_s is None:
             return None
         return self.num_chunks * (self.passes_per_chunk * self.pass_s + (self.decode_s or 0.0))
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage, in their order; empty where no rate is known."""
+        if self.pass_s is None:
+            return {}
+        chunks = self.num_chunks
+        return {
+            "text": self.text_s,
+            "loading": self.load_s,
+            "passes": chunks * self.passes_per_chunk * self.pass_s,
+            "encoding and decoding": chunks * (self.decode_s or 0.0),
+        }
 
 
 def estimate(
@@ -107,6 +133,8 @@ def estimate(
         pass_s = max(flops / rate.flops_per_s / num_gpus, copy_s)
     pixels = shape.width * shape.height
     decode_s = VAE_S_PER_PIXEL * pixels * VAE_TFLOPS / rate.peak_tflops if rate.peak_tflops else None
+    if rate.vae_s_per_pixel is not None:
+        decode_s = rate.vae_s_per_pixel * pixels
     return Estimate(
         vram_bytes=vram_bytes(shape, profile, rung, sizes) if on_gpu else None,
         ram_bytes=ram_bytes(profile, resident, sizes, on_gpu=on_gpu)
@@ -119,7 +147,24 @@ def estimate(
         pass_s=pass_s,
         decode_s=decode_s,
         basis=rate.basis if num_gpus == 1 else f"{rate.basis}; shared by {num_gpus} GPUs without loss",
+        load_s=load_bytes(profile, sizes) / rate.read_bytes_per_s,
+        text_s=text_seconds(profile, rate, on_gpu=on_gpu) if sizes == PUBLISHED else 0.0,
     )
+
+
+def load_bytes(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
+    """What is read of weight files before the video begins, the text encoder aside."""
+    blocks = sizes.num_layers * block_bytes(profile, sizes) + outside_bytes(profile, sizes)
+    return blocks + (IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES if sizes == PUBLISHED else 0)
+
+
+def text_seconds(profile: Profile, rate: Rate, *, on_gpu: bool) -> float:
+    """To read the text encoder, and to carry it to the GPU: streamed once per prompt, whole once, never to the CPU."""
+    size = TEXT_ENCODER_BYTES[profile.quant]
+    num_prompts = 1 if profile.text_guidance_scale == 1.0 else 2
+    copies = {"auto": num_prompts, "stream": num_prompts, "gpu": 1, "cpu": 0}[profile.text_encoder] if on_gpu else 0
+    copy_s = copies * size / rate.copy_bytes_per_s if rate.copy_bytes_per_s else 0.0
+    return size / rate.read_bytes_per_s + copy_s
 
 
 def num_chunks(num_frames: int, profile: Profile) -> int:

@@ -279,8 +279,14 @@ def vram_bytes(
     if whole and sizes == PUBLISHED:
         passes += encoder + (VAE_BYTES if rung.exact_vae else VAE_BYTES // 2)
         decoding += encoder
-    text = TEXT_STAGE_BYTES if with_text and sizes == PUBLISHED else 0
+    text = text_stage_bytes(profile) if with_text and sizes == PUBLISHED else 0
     return KERNELS_BYTES + max(stays + passes, stays + decoding, stays + encoder, text)
+
+
+def text_stage_bytes(profile: Profile) -> int:
+    """What the text encoder takes on the GPU while it reads."""
+    whole = TEXT_ENCODER_BYTES[profile.quant]
+    return {"auto": TEXT_STAGE_BYTES, "stream": TEXT_STAGE_BYTES, "gpu": whole, "cpu": 0}[profile.text_encoder]
 
 
 def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True) -> int:

@@ -13,7 +13,7 @@ from infinitalk_cli.console_options import taking
 from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
 from infinitalk_cli.estimate import Estimate
-from infinitalk_cli.footprint import JobShape
+from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run
@@ -87,6 +87,8 @@ def show_plan(prepared: PreparedRun, console: Console) -> None:
     planned = plan_job(prepared.request)
     found, lines = predict(prepared, planned.shape)
     text = plan_text(prepared.choice, planned, found, lines)
+    if prepared.lacking:
+        console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
     console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus))
 
 
@@ -104,6 +106,7 @@ def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, li
     """The estimate and how it reads; nothing for the demo. Raises: DoesNotFitError: if the run can't fit."""
     request, choice = prepared.request, prepared.choice
     sizes = read_sizes(request.weights_dir) if request.weights_dir else None
+    sizes = sizes or (PUBLISHED if prepared.lacking else None)
     unseen = choice.gpu is None and request.device.startswith("cuda")  # a GPU that torch knows and NVML does not
     if sizes is None or unseen:
         return None, []

@@ -311,11 +311,15 @@ class GenerateOptions(SoundOptions, DubbingOptions, VoiceOptions, MainOptions):
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A request that is ready to start, and how its profile was chosen. `gpus`: see `gpus_of`."""
+    """A request that is ready to start, and how its profile was chosen. `gpus`: see `gpus_of`.
+
+    `lacking`: of a dry run, how to get the weights that are not there yet; what it says then goes by published sizes.
+    """
 
     request: GenerateRequest
     choice: RunChoice
     gpus: tuple[Gpu, ...] = ()
+    lacking: str = ""
 
 
 def prepare_run(options: GenerateOptions) -> PreparedRun:
@@ -366,7 +370,12 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
     if weights_dir is not None:
         if (sizes := read_sizes(weights_dir)) is not None:
             check_shares(request.num_gpus, sizes.num_heads)
-        files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
+        try:
+            files = locate(weights_dir, num_speakers=job.num_speakers, quant=quant, engine=engine)
+        except WeightsError as error:
+            if not options.dry_run:
+                raise
+            return PreparedRun(request, run, gpus, lacking=error.hint)
         request = replace(request, loras=loras_of_run(request.loras, profile, files, weights_dir))
     return PreparedRun(request, run, gpus)
 

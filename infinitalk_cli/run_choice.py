@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from infinitalk_cli.bench_store import measured_flops_per_s
+from infinitalk_cli.bench_store import MeasuredStages, measured_flops_per_s, measured_stages
 from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError
-from infinitalk_cli.estimate import Estimate, estimate, rate_of
+from infinitalk_cli.estimate import Estimate, Rate, estimate, rate_of
 from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu, choose_gpus, too_few_gpus
 from infinitalk_cli.models.config import DiTConfig
@@ -184,7 +184,17 @@ def estimate_run(
     free_bytes = run.gpu.free_bytes if run.gpu else None
     measured = measured_flops_per_s(run.gpu.name, profile.quant) if run.gpu else None
     rate = rate_of(run.gpu, measured)
+    if run.gpu is not None:
+        rate = with_stages(rate, measured_stages(run.gpu.name), profile)
     return estimate(shape, profile, rate, free_bytes=free_bytes, sizes=sizes, num_gpus=num_gpus)
+
+
+def with_stages(rate: Rate, measured: MeasuredStages, profile: Profile) -> Rate:
+    """The rate with what was measured of reading and of the VAE, which is in 16 bits where blocks are streamed."""
+    whole = profile.num_persistent_param_in_dit is None
+    vae = measured.vae_s_per_pixel_exact if whole else measured.vae_s_per_pixel_fast
+    read = measured.read_bytes_per_s
+    return replace(rate, vae_s_per_pixel=vae, **({} if read is None else {"read_bytes_per_s": read}))
 
 
 def read_sizes(weights_dir: Path) -> DiTConfig | None:

@@ -39,6 +39,8 @@ def estimate_lines(found: Estimate, shape: JobShape, faster_s: float | None = No
     seconds = shape.num_frames / shape.fps
     work = f"{seconds:.2f} s at {shape.width} x {shape.height}: {_chunks(found)} of {found.passes_per_chunk} passes"
     lines = [work, f"estimate: {memory}; {_time(found)} ({found.basis})"]
+    if found.stages:
+        lines.append("of it " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.stages.items()))
     if found.vram_bytes is not None:
         lines.append(f"{found.num_resident} of {found.num_blocks} transformer blocks stay on the GPU")
     if faster_s is not None:
@@ -69,7 +71,7 @@ def plan_record(
         "height": shape.height,
         "num_frames": shape.num_frames,
         "crop_box": list(planned.crop_box),
-        "estimate": {**asdict(found), "seconds": found.seconds} if found else None,
+        "estimate": {**asdict(found), "seconds": found.seconds, "stages_s": found.stages} if found else None,
     }
 
 
@@ -78,7 +80,7 @@ def _chunks(found: Estimate) -> str:
 
 
 def _time(found: Estimate) -> str:
-    return "no time predicted" if found.seconds is None else f"about {duration(found.seconds)} after loading"
+    return f"about {duration(sum(found.stages.values()))}" if found.stages else "no time predicted"
 
 
 def _gb(num_bytes: int) -> str:

@@ -150,9 +150,42 @@ def test_the_form_that_is_there_is_taken(desk: Path, talk_on: Talk) -> None:
 
 
 def test_weights_that_are_not_there_exit_4_with_the_preferred_form(desk: Path, talk_on: Talk) -> None:
-    result = talk_on("rtx4090-desktop", *DRY, "--weights-dir", "nowhere")
+    result = talk_on("rtx4090-desktop", *DRY[:-1], "--weights-dir", "nowhere")
     assert result.exit_code == 4
     assert "--quant fp8" in result.stderr
+
+
+def test_a_dry_run_before_the_download_goes_by_the_published_sizes(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("rtx4090-desktop", *DRY, "--weights-dir", "nowhere")
+    assert result.exit_code == 0, result.stderr
+    assert "3 chunks of 120 passes" in result.stdout
+    assert "GB of GPU memory" in result.stdout
+    assert "published sizes are taken; talk download --speakers 1 --quant fp8" in result.stderr
+
+
+def test_the_time_is_told_stage_by_stage(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("h200", *DRY)
+    assert "of it text 0:" in result.stdout
+    record = json.loads(talk_on("h200", *DRY, "--json").stdout)["estimate"]
+    assert list(record["stages_s"]) == ["text", "loading", "passes", "encoding and decoding"]
+    assert sum(record["stages_s"].values()) > record["seconds"] > 0
+
+
+def test_stages_that_were_measured_here_replace_the_assumptions(desk: Path, talk_on: Talk) -> None:
+    def stages() -> dict[str, float]:
+        return json.loads(talk_on("h200", *DRY, "--json").stdout)["estimate"]["stages_s"]
+
+    before = stages()
+    results = [
+        {"name": "load", "median_s": 1.0, "tflop": 0.01},
+        {"name": "VAE encode, float32", "median_s": 100.0, "tflop": 0},
+        {"name": "VAE decode, float32", "median_s": 100.0, "tflop": 0},
+    ]
+    store_bench({"gpu": "NVIDIA H200", "size": [448, 896], "results": results})
+    after = stages()
+    assert after["loading"] == pytest.approx(before["loading"] / 10)
+    assert after["encoding and decoding"] == pytest.approx(4 * 200 * 768 * 512 / (448 * 896))
+    assert after["passes"] == before["passes"]
 
 
 def test_without_a_gpu_a_run_is_refused_and_the_demo_named(desk: Path, talk_on: Talk) -> None:
