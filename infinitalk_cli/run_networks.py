@@ -83,6 +83,12 @@ def load_on_rung(
     num_blocks = room.sizes.num_layers
     home = room.device if rung.num_resident == num_blocks else torch.device("cpu")
     placed = build_networks(request, files, loras, room.device, home, on_note, exact_vae=rung.exact_vae)
+    return with_ladder(placed, room, rung, on_note)
+
+
+def with_ladder(placed: PlacedNetworks, room: GpuRoom, rung: Rung, on_note: OnNote) -> Networks:
+    """Networks that stand no lower than the rung, put on it; where a chunk fails, they step down."""
+    num_blocks = room.sizes.num_layers
     placed.transformer.spare_bytes = room.spare_bytes
     placed.take(rung)
     tell_placement(placed.transformer, on_note)

@@ -215,11 +215,12 @@ def encode_view(networks: Networks, pictures: Tensor, num_frames: int) -> View:
     """Encode pictures `(1, 3, k, H, W)` in [-1, 1] as the first of `num_frames` frames; the others are grey."""
     shown = pictures.to(networks.device)
     num_pictures, height, width = shown.shape[2:]
-    grey = shown.new_zeros(1, 3, num_frames - num_pictures, height, width)
+    frames = shown.new_zeros(1, 3, num_frames, height, width)
+    frames[:, :, :num_pictures] = shown
     with networks.on_stage(networks.image_encoder):
         image = networks.image_encoder.encode(shown[:, :, -1])
     with networks.on_stage(networks.vae):
-        latents = networks.vae.encode(torch.cat([shown, grey], dim=2))
+        latents = networks.vae.encode(frames)
     mask = picture_mask(num_pictures, num_frames).to(latents)
     return View(pictures, image, latents, mask.expand(-1, -1, -1, *latents.shape[3:]))
 
