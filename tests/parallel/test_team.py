@@ -80,6 +80,13 @@ def inputs(rows: int = 6, columns: int = 8, num_speakers: int = 1, seed: int = 3
 
 
 class TestEquality:
+    def test_only_a_part_of_the_tokens_is_computed_here(self, led: DiT) -> None:
+        seen: list[Tensor] = []
+        hook = led.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        led(**inputs(6, 10))
+        hook.remove()
+        assert [tokens.shape[1] for tokens in seen] == [22]  # of 45
+
     @pytest.mark.parametrize("num_speakers", [1, 2])
     @pytest.mark.parametrize("size", [(6, 8), (6, 10), (2, 2)], ids=["even", "uneven", "fewer-than-heads"])
     def test_velocity_is_that_of_one_process(self, led: DiT, size: tuple[int, int], num_speakers: int) -> None:
