@@ -38,7 +38,8 @@ def find_cuts(path: Path, until_s: Fraction) -> tuple[Fraction, ...]:
         with path.open("rb") as file:  # opened here, as a name with a colon would be taken for an address
             manager = scenedetect.SceneManager()
             manager.add_detector(scenedetect.AdaptiveDetector(min_scene_len=f"{SHORTEST_SCENE_S}s"))
-            manager.detect_scenes(scenedetect.VideoStreamAv(file), end_time=float(until_s))
+            video = scenedetect.VideoStreamAv(file, suppress_output=True)  # else FFmpeg talks on stderr from now on
+            manager.detect_scenes(video, end_time=float(until_s))
             scenes = manager.get_scene_list()
     except (OSError, scenedetect.VideoOpenFailure) as error:
         raise InputError(

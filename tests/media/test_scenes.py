@@ -33,6 +33,13 @@ def test_cuts_are_found_by_time_counted_from_the_first_frame(tmp_path: Path, nam
     assert [float(cut_s) for cut_s in find_cuts(path, Fraction(2))] == pytest.approx([1.5], abs=0.002)
 
 
+def test_search_does_not_make_ffmpeg_talk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("scenedetect")
+    find_cuts(scenes_of_colours(tmp_path / "cuts.mp4"), Fraction(1))
+    write_video(tmp_path / "other.mp4", [0.0, 0.1])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_missing_package_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     with pytest.raises(EnvironmentUnfitError, match="scene cuts need PySceneDetect") as raised:
