@@ -113,9 +113,14 @@ class MainOptions(ProgressOptions):
     ] = None
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None
     image: Annotated[Path | None, typer.Option(help="Picture of the speaker.", rich_help_panel=INPUT)] = None
-    video: Annotated[Path | None, typer.Option(help="Video of the speaker, to be dubbed.", rich_help_panel=INPUT)] = (
-        None
-    )
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            help="Video of the speaker, to be dubbed: made anew after a frame of it every 2.9 s; not its lips alone "
+            "are changed (docs/dubbing.md).",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
     audio: Annotated[
         list[str] | None,
         typer.Option(

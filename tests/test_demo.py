@@ -317,6 +317,14 @@ def test_example_is_a_good_job(name: str, num_speakers: int, is_video: bool) -> 
             assert 0 <= speaker.box.top < speaker.box.bottom <= picture.height
 
 
+def test_example_of_a_dialogue_from_text_is_a_good_job() -> None:
+    job = read_job(EXAMPLES / "dialogue_from_text.json")
+    assert [line.speaker for line in job.dialogue] == [0, 1]
+    assert job.read_aloud == (0, 1)
+    assert [speaker.voice for speaker in job.speakers] == ["af_heart", "am_adam"]
+    assert all(speaker.box for speaker in job.speakers)
+
+
 def test_dubbing_example_is_as_long_as_its_speech() -> None:
     job = read_job(EXAMPLES / "dub_video.json")
     assert job.speakers[0].audio is not None
