@@ -50,8 +50,8 @@ WORKING_TENSORS_IN_SLICES = 5
 """The same where a block's attention is computed for some of the tokens at a time: keys, values, the tokens themselves
 and their norm, and one to spare; counted in the source. Each slice takes `WORKING_TENSORS` of its own tokens."""
 
-VAE_BYTES_PER_PIXEL = {"float32": 23_800, "bfloat16": 12_900}
-"""What decoding takes beside the weights: 10.0 and 5.4 GB in all at 448 x 896, measured on an H200."""
+VAE_BYTES_PER_PIXEL = {"float32": 25_500, "bfloat16": 12_900}
+"""What decoding takes beside the weights: from above, 10.7 and 4.9 GB in all at 448 x 896 on an H200."""
 
 VAE_WHOLE_BYTES_PER_PIXEL = 2_000
 """What the picture takes as a whole while its tiles are decoded or encoded: the frames to encode (972 a pixel), and

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -79,10 +79,18 @@ def load_networks(
 def load_on_rung(
     request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], room: GpuRoom, rung: Rung, on_note: OnNote
 ) -> Networks:
-    """The networks on a GPU, placed as the rung says; where that fails in a chunk, on a lower one."""
-    num_blocks = room.sizes.num_layers
-    home = room.device if rung.num_resident == num_blocks else torch.device("cpu")
-    placed = build_networks(request, files, loras, room.device, home, on_note, exact_vae=rung.exact_vae)
+    """The networks on a GPU, placed as the rung says; where that fails, at once or in a chunk, on a lower one."""
+    num_blocks, placed = room.sizes.num_layers, None
+    if rung.num_resident == num_blocks:
+        with suppress(torch.cuda.OutOfMemoryError):
+            placed = build_networks(request, files, loras, room.device, room.device, on_note, exact_vae=rung.exact_vae)
+        if placed is None:
+            release_gpu_memory()
+            rung = lower_rung(rung, num_blocks, "other") or rung
+            on_note(f"the GPU has no room for the whole transformer; {rung.describe(num_blocks)}")
+    if placed is None:
+        home = torch.device("cpu")
+        placed = build_networks(request, files, loras, room.device, home, on_note, exact_vae=rung.exact_vae)
     return with_ladder(placed, room, rung, on_note)
 
 

@@ -180,6 +180,17 @@ def test_a_chunk_that_finds_no_memory_is_made_again_down_to_the_last_rung_and_th
     assert [note.startswith("the GPU ran out of memory") for note in notes] == [True] * num_rungs
 
 
+def test_a_transformer_that_finds_no_room_when_it_is_loaded_is_streamed(
+    files: WeightFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    num_blocks = run_networks.read_dit_sizes(files).num_layers
+    monkeypatch.setattr(run_networks, "build_networks", fail_times(1, run_networks.build_networks))
+    demo_networks(files, Rung(num_blocks), notes, tmp_path)
+    assert notes[0].startswith("the GPU has no room for the whole transformer")
+    assert f"of {num_blocks} transformer blocks stay on the GPU" in notes[1]
+
+
 def test_when_the_last_rung_fails_the_error_says_what_would_fit(files: WeightFiles, tmp_path: Path) -> None:
     networks = demo_networks(files, Rung(0), [], tmp_path)
     networks.dit.head.forward = fail_times(99, networks.dit.head.forward)
