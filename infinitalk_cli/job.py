@@ -123,9 +123,15 @@ def read_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
     Args: overrides: fields of the file that the user says anew.
     Raises: InputError: with every mistake, its field, and for broken JSON its line and column.
     """
-    raw = {**parse_job(read_text(path), path), **(overrides or {})}
-    folders = (path.parent, Path())
-    return _checked(raw, _Source(str(path), folders, label=str, hint=f"a job: {EXAMPLE_JOB}"))
+    return job_of_fields(parse_job(read_text(path), path), str(path), path.parent, overrides)
+
+
+def job_of_fields(
+    fields: Mapping[str, Any], name: str, folder: Path, overrides: Mapping[str, str] | None = None
+) -> Job:
+    """The job of parsed fields, which came from `name` in `folder`. Raises: InputError: as `read_job`."""
+    source = _Source(name, (folder, Path()), label=str, hint=f"a job: {EXAMPLE_JOB}")
+    return _checked({**fields, **(overrides or {})}, source)
 
 
 def job_from_flags(

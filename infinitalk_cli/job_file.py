@@ -41,10 +41,20 @@ def read_text(path: Path, what: str = "job file") -> str:
         raise InputError(f"{path} is no {what}: no UTF-8 text (byte {error.start})", hint=hint) from error
 
 
-def parse_job(text: str, path: Path) -> Mapping[str, Any]:
+def parse_job(text: str, path: Path | str) -> Mapping[str, Any]:
     """The fields of a job in JSON. Raises: InputError: if it is none, with line and column."""
+    raw = parse_json(text, path)
+    if isinstance(raw, list):
+        raise InputError(f"{path} holds a list of jobs, where one is wanted", hint="talk generate takes such a file")
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} holds no JSON object", hint=f"a job: {EXAMPLE_JOB}")
+    return raw
+
+
+def parse_json(text: str, path: Path | str) -> object:
+    """JSON as every parser takes it. Raises: InputError: with line and column. `path`: where it stood."""
     try:
-        raw: object = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{path}: not valid JSON at {where}: {error.msg}") from error
@@ -54,11 +64,6 @@ def parse_job(text: str, path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: not usable JSON: {error}") from error
     except ValueError as error:  # Python refuses numbers of thousands of digits
         raise InputError(f"{path}: not usable JSON: a number is too long") from error
-    if isinstance(raw, list):
-        raise InputError(f"{path} holds a list: several jobs in one file are not possible yet", hint="one job a file")
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} holds no JSON object", hint=f"a job: {EXAMPLE_JOB}")
-    return raw
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

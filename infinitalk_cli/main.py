@@ -2,11 +2,12 @@
 
 import os
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infinitalk_cli import __version__
+from infinitalk_cli.batch import run_batch
 from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.console_options import taking
@@ -16,14 +17,18 @@ from infinitalk_cli.estimate import Estimate
 from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
-from infinitalk_cli.options import GenerateOptions, PreparedRun, prepare_run
+from infinitalk_cli.job_list import is_list
+from infinitalk_cli.options import GenerateOptions, PreparedRun, job_words, prepare_run
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
-from infinitalk_cli.request import GenerateRequest, GenerateResult
+from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request
 from infinitalk_cli.run_choice import estimate_run, read_sizes, refuse_misfit
 from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text, sharing_lines
 from infinitalk_cli.weights_commands import weights_app
+
+if TYPE_CHECKING:
+    from infinitalk_cli.run_batch import WarmNetworks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,23 +66,43 @@ def generate(options: GenerateOptions) -> None:
     talk generate --image two.png --audio left.wav --audio right.wav
     talk generate --video clip.mp4 --audio french.wav --prompt "A woman talks."
     talk generate job.json --profile demo
+    talk generate 'jobs/*.json' more.jsonl -o 'out/{stem}-{seed}.mp4' --skip-existing
     """
     console = options.console()
     with errors_as_exit_codes(console), stops_as_interrupts():
-        prepared = prepare_run(options)
-        request = prepared.request
-        if options.dry_run:
-            show_plan(prepared, console)
+        if is_list(job_words(options)):
+            run_batch(options, console, bind_gpus, perform)
             return
-        bind_gpus(prepared)
-        for note in (*notes(request), *predictions(prepared)):
-            console.note(note)
-        from infinitalk_cli import runner  # torch loads here, after the input is known to be good
+        prepared = prepare_run(options)
+        if not options.dry_run:
+            bind_gpus(prepared)
+        perform(prepared, options, console)
 
-        with console.progress() as on_progress:
-            result = runner.generate(request, on_progress=on_progress, on_note=console.note)
-        console.note(closing_note(request, result))
-        console.result(str(result.output), result_record(request, result))
+
+def perform(
+    prepared: PreparedRun, options: GenerateOptions, console: Console, warm: "WarmNetworks | None" = None
+) -> None:
+    """Make the video of a prepared run, or what else the options wish of it, and say so."""
+    request = prepared.request
+    if options.dry_run:
+        show_plan(prepared, console)
+        return
+    if options.skip_existing and request.output.exists():
+        from infinitalk_cli.run_batch import is_done
+
+        if is_done(request):
+            console.note(f"{request.output} is there already, made by the same job")
+            console.result(str(request.output), {"output": str(request.output), "skipped": True})
+            return
+        check_request(request)
+    for note in (*notes(request), *predictions(prepared)):
+        console.note(note)
+    from infinitalk_cli import runner  # torch loads here, after the input is known to be good
+
+    with console.progress() as on_progress:
+        result = runner.generate(request, on_progress=on_progress, on_note=console.note, warm=warm)
+    console.note(closing_note(request, result))
+    console.result(str(result.output), result_record(request, result))
 
 
 def show_plan(prepared: PreparedRun, console: Console) -> None:

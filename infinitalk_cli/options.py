@@ -103,13 +103,20 @@ class TextEncoderPlace(str, Enum):
     cpu = "cpu"
 
 
+DEFAULT_OUTPUT = Path("output.mp4")
+
+
 @dataclass(frozen=True)
 class MainOptions(ProgressOptions):
     """Job, output, quality and machine."""
 
     input_json: Annotated[
         Path | None,
-        typer.Argument(metavar="JOB.json", help="A job file. Or leave it out and use --image and --audio."),
+        typer.Argument(
+            metavar="[JOB.json]...",
+            help="Job files, patterns such as 'jobs/*.json', lines of jobs in a .jsonl file, or - for lines on stdin. "
+            "Or leave it out and use --image and --audio.",
+        ),
     ] = None
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None
     image: Annotated[Path | None, typer.Option(help="Picture of the speaker.", rich_help_panel=INPUT)] = None
@@ -170,9 +177,20 @@ class MainOptions(ProgressOptions):
             help="Two voices at once (para) or one after the other (add).", show_default="para", rich_help_panel=INPUT
         ),
     ] = None
-    output: Annotated[Path, typer.Option("--output", "-o", help="The mp4 to write.", rich_help_panel=OUTPUT)] = Path(
-        "output.mp4"
-    )
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The mp4 to write. With several jobs a name for each, of {stem}, {index}, {seed} and {profile}.",
+            show_default="output.mp4; several: {stem}.mp4",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = DEFAULT_OUTPUT
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out a video that the same job has made.", rich_help_panel=OUTPUT),
+    ] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.", rich_help_panel=OUTPUT)] = False
     resume: Annotated[
         bool,
@@ -327,13 +345,14 @@ class PreparedRun:
     lacking: str = ""
 
 
-def prepare_run(options: GenerateOptions) -> PreparedRun:
+def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun:
     """Check everything that the user said and settle what was left open; writes nothing.
 
+    Args: job: None for the one that the options name.
     Raises: InputError: for the job or the options. WeightsError: if files are missing. EnvironmentUnfitError: if the
     machine has no GPU and the user did not say to go without.
     """
-    job = read_options_job(options)
+    job = job or read_options_job(options)
     run = choose_run(options_said(options), detect_hardware())
     demo = run.base.demo_weights and options.weights_dir is None
     weights_dir = None if demo else find_weights_dir(options.weights_dir)
@@ -369,7 +388,8 @@ def prepare_run(options: GenerateOptions) -> PreparedRun:
         convert=not options.no_convert,
         num_gpus=options.gpus,
     )
-    check_request(replace(request, overwrite=True) if options.dry_run else request)  # a dry run writes nothing
+    lenient = options.dry_run or options.skip_existing  # a dry run writes nothing; what is there, is looked at later
+    check_request(replace(request, overwrite=True) if lenient else request)
     refuse_gpuless(run)
     gpus = gpus_of(run, request.num_gpus)
     if weights_dir is not None:
@@ -420,13 +440,18 @@ def with_weights_there(run: RunChoice, weights_dir: Path | None, *, num_speakers
     return run
 
 
+def job_words(options: GenerateOptions) -> list[str]:
+    """The arguments that name jobs. Raises: InputError: if they are pictures and sounds."""
+    given = [] if options.input_json is None else [str(options.input_json), *(options.more or ())]
+    if len(given) > 1 and (meant := media_hint(given)):
+        raise InputError(f"{', '.join(given)}: pictures and sounds are named by options", hint=meant)
+    return given
+
+
 def refuse_nothing(options: GenerateOptions) -> None:
     """Raises: InputError: if the options name nothing to make a video of, or more than one job."""
-    if options.more:
-        given = [str(options.input_json), *options.more]
-        if meant := media_hint(given):
-            raise InputError(f"{', '.join(given)}: pictures and sounds are named by options", hint=meant)
-        raise InputError(f"one job at a time, not {', '.join(given)}", hint="run talk generate once for each")
+    if len(given := job_words(options)) > 1:
+        raise InputError(f"one job at a time, not {', '.join(given)}", hint="talk generate takes several")
     if not (options.input_json or options.image or options.video or options.audio):
         raise InputError(
             "nothing to make a video of: name a picture and speech, or a job file",
@@ -452,11 +477,22 @@ def read_options_job(options: GenerateOptions) -> Job:
             turns=options.turns,
             audio_type=audio_type or "para",
         )
+    refuse_doubled(options)
+    return read_job(options.input_json, said_anew(options))
+
+
+def said_anew(options: GenerateOptions) -> dict[str, str]:
+    """What options say of a job in a file's place."""
+    audio_type = options.audio_type.value if options.audio_type else None
+    texts = {"prompt": options.prompt, "negative_prompt": options.negative_prompt, "audio_type": audio_type}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def refuse_doubled(options: GenerateOptions) -> None:
+    """Raises: InputError: for options that say what a job file says."""
     fixed = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}
     fixed |= {"--mask": options.mask, "--turns": options.turns}
     if doubled := [option for option, value in fixed.items() if value]:
         raise InputError(
             f"{', '.join(doubled)}: the job file {options.input_json} says that already", hint="give one of them"
         )
-    texts = {"prompt": options.prompt, "negative_prompt": options.negative_prompt, "audio_type": audio_type}
-    return read_job(options.input_json, {name: text for name, text in texts.items() if text is not None})

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from infinitalk_cli.job import Job
 from infinitalk_cli.memory.offload import visiting
 from infinitalk_cli.models.text_encoder import TextEncoder
 from infinitalk_cli.networks import build_text_encoder, text_encoder_size_bytes
@@ -37,20 +38,24 @@ ROOM_BESIDE_BYTES = 2_000_000_000
 
 
 def encode_prompts(
-    request: GenerateRequest, files: WeightFiles, settings: SamplingSettings, device: torch.device
+    request: GenerateRequest,
+    files: WeightFiles,
+    settings: SamplingSettings,
+    device: torch.device,
+    others: Sequence[GenerateRequest] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """Features of the prompt, and of the negative one if it plays a part.
 
     Prompts that were read before come from the disk. For others the encoder is loaded, and gone afterwards.
+
+    Args: others: whose prompts are read in the same go and kept on the disk, so that the encoder is loaded once.
     """
-    job = request.job
-    wanted = [job.prompt]
-    if not is_off(settings.text_guidance_scale):
-        wanted.append(NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt)
+    wanted = prompts_of(request.job, settings.text_guidance_scale)
     cache = prompt_cache(request, files, device)
-    known = {prompt: cache.find(prompt) for prompt in wanted} if cache else {}
+    ahead = [text for other in others for text in prompts_of(other.job, other.profile.text_guidance_scale) if cache]
+    known = {prompt: cache.find(prompt) for prompt in (*wanted, *ahead)} if cache else {}
     features = {prompt: values for prompt, values in known.items() if values is not None}
-    missing = [prompt for prompt in dict.fromkeys(wanted) if prompt not in features]
+    missing = [prompt for prompt in dict.fromkeys([*wanted, *ahead]) if prompt not in features]
     if missing:
         made = read_prompts(missing, request, files, device)
         features |= made
@@ -60,6 +65,13 @@ def encode_prompts(
                 cache.keep(prompt, values)
     text, *negative = [features[prompt].to(device) for prompt in wanted]
     return text, negative[0] if negative else None
+
+
+def prompts_of(job: Job, text_guidance_scale: float) -> list[str]:
+    """The prompt of a job, and the negative one if it plays a part."""
+    if is_off(text_guidance_scale):
+        return [job.prompt]
+    return [job.prompt, NEGATIVE_PROMPT if job.negative_prompt is None else job.negative_prompt]
 
 
 def prompt_cache(request: GenerateRequest, files: WeightFiles, device: torch.device) -> PromptCache | None:

@@ -44,8 +44,8 @@ class Resumed:
 
 def job_identity(request: GenerateRequest, files: WeightFiles, device: torch.device) -> dict[str, str]:
     """All that decides the frames, by name: settings in words, inputs by their digest, weights by size and marks."""
-    said = dict(_described(request, ""))
-    weights = {f"weights.{name}": mark for name, mark in _described(files, "", digest=quick_mark) if mark != "None"}
+    said = dict(described(request, ""))
+    weights = {f"weights.{name}": mark for name, mark in described(files, "", digest=quick_mark) if mark != "None"}
     return {**said, **weights, "device": device.type, "torch": torch.__version__}
 
 
@@ -123,16 +123,16 @@ def _load(folder: PartFolder) -> Resumed:
     return Resumed(carried, num_frames)
 
 
-def _described(value: object, name: str, *, digest: object = content_digest) -> Iterator[tuple[str, str]]:
+def described(value: object, name: str, *, digest: object = content_digest) -> Iterator[tuple[str, str]]:
     """The parts of a value with their names, files as their digest."""
     if is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
             if field.name not in DECIDES_NOTHING:
                 inner = f"{name}.{field.name}" if name else field.name
-                yield from _described(getattr(value, field.name), inner, digest=digest)
+                yield from described(getattr(value, field.name), inner, digest=digest)
     elif isinstance(value, tuple):
         for number, part in enumerate(value, start=1):
-            yield from _described(part, f"{name} {number}", digest=digest)
+            yield from described(part, f"{name} {number}", digest=digest)
     elif isinstance(value, Path) and callable(digest):
         yield name, str(digest(value))
     else:

@@ -37,6 +37,7 @@ from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
+from infinitalk_cli.run_batch import WarmNetworks, job_mark
 from infinitalk_cli.run_networks import compute_dtype, load_networks
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
@@ -56,10 +57,14 @@ OnNote = Callable[[str], None]
 
 
 def generate(
-    request: GenerateRequest, on_progress: OnProgress = ignore_progress, on_note: OnNote = lambda _: None
+    request: GenerateRequest,
+    on_progress: OnProgress = ignore_progress,
+    on_note: OnNote = lambda _: None,
+    warm: WarmNetworks | None = None,
 ) -> GenerateResult:
     """Make the video of a request; `on_note` is told what a user should know but need not act on.
 
+    Args: warm: the networks of earlier requests, which are used again where they are the same.
     Raises: InputError, WeightsError, EnvironmentUnfitError: before anything is written.
     MediaError, OutOfGpuMemoryError, InterruptedRunError: on the way; the message says where the finished part is.
     """
@@ -79,11 +84,12 @@ def generate(
             overwrite=request.overwrite,
         )
         progress.stage("text", "encoding the prompt")
-        prompts = encode_prompts(request, files, inputs.settings, device)
+        prompts = encode_prompts(request, files, inputs.settings, device, warm.others if warm else ())
         progress.stage("weights", "loading the networks")
         share = at_end.enter_context(open_team(request, files, device, foreseen_errors))
         shape = shape_of(inputs)
-        networks = load_networks(request, files, inputs.loras, device, shape, on_note)
+        load = warm.load if warm else load_networks
+        networks = load(request, files, inputs.loras, device, shape, on_note)
         conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = share(networks)
 
@@ -257,6 +263,7 @@ def describe(request: GenerateRequest) -> dict[str, str]:
     """Metadata of the mp4: enough to make it again."""
     profile = request.profile
     how = f"talk: {request.engine}, {profile.name}, seed {request.seed}, {profile.num_steps} steps"
+    how += f", {job_mark(request)}"
     return {"comment": how, "description": request.job.prompt}
 
 

@@ -29,7 +29,7 @@ class Engine:
     failure: BaseException | None = None
 
     def generate(
-        self, request: GenerateRequest, on_progress: OnProgress, on_note: Callable[[str], None]
+        self, request: GenerateRequest, on_progress: OnProgress, on_note: Callable[[str], None], warm: object = None
     ) -> GenerateResult:
         self.requests.append(request)
         on_note("note: from the engine")

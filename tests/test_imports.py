@@ -62,6 +62,7 @@ SHELL = (
     "run_reports",
     "profiles_commands",
     "preview_command",
+    "batch",
     "doctor*",
     "download_command",
     "weights_commands",
@@ -88,7 +89,9 @@ class Room:
 ROOMS = (
     Room(("", "errors", "progress", "interrupts"), inside=("*",)),
     Room(("__main__",), may=("main",)),
-    Room(("main", "bench_command"), may=("", *SHELL), inside=("runner", "run_plan", "demo", "bench", "web*")),
+    Room(
+        ("main", "bench_command"), may=("", *SHELL), inside=("runner", "run_batch", "run_plan", "demo", "bench", "web*")
+    ),
     Room(("console", "console_options"), may=("errors", "progress")),
     Room(("job*", "subtitles", "dialogue"), may=("errors",)),
     Room(("voices",), may=("errors",)),
@@ -120,6 +123,7 @@ ROOMS = (
         may=("errors", "hardware*", "models.config"),
     ),
     Room(("run_reports",), may=("console", "run_choice", *DATA), typing_only=("run_plan",)),
+    Room(("batch",), may=("console*", "options*", *DATA), inside=("run_batch",)),
     Room(("preview_command",), may=("console*", "options*", "run_choice", *DATA), inside=("preview",)),
     Room(("profiles_commands",), may=("console*", "run_choice", "run_reports", *DATA)),
     Room(("doctor_commands",), may=("console*", "errors"), inside=("doctor*",)),
@@ -140,7 +144,7 @@ ROOMS = (
     Room(("parallel*",), may=("errors", "models*"), heavy=True),
     Room(
         (
-            *("places", "preview"),
+            *("places", "preview", "run_batch"),
             *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
             *("run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "demo*"),

@@ -218,7 +218,7 @@ def test_mistake_in_one_field(folder: Path, changes: dict[str, object], told: st
     [
         ('{"prompt": "a",\n "cond_image" "b"}', "line 2, column 15"),
         ("", "line 1, column 1"),
-        ("[{}]", "holds a list: several jobs in one file are not possible yet"),
+        ("[{}]", "holds a list of jobs, where one is wanted"),
         ("3", "holds no JSON object"),
         ('{"prompt": NaN}', "NaN is not a number"),
         ('{"prompt": "a", "prompt": "b"}', "a field is given twice: 'prompt'"),

@@ -1,0 +1,119 @@
+"""Many jobs in one command: all are checked first, then made one after the other with one load of the networks.
+
+A job that fails does not stop the others; what failed is told again at the end, with exit code 8. Ctrl-C stops all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from infinitalk_cli.console import Console
+from infinitalk_cli.errors import InterruptedRunError, PartialBatchError, TalkError
+from infinitalk_cli.job_list import DEFAULT_NAME, ListedJob, list_jobs, name_videos
+from infinitalk_cli.options import (
+    DEFAULT_OUTPUT,
+    LARGEST_RANDOM_SEED,
+    GenerateOptions,
+    PreparedRun,
+    job_words,
+    options_said,
+    prepare_run,
+    refuse_doubled,
+    said_anew,
+)
+from infinitalk_cli.profiles import AUTO
+
+if TYPE_CHECKING:
+    from infinitalk_cli.run_batch import WarmNetworks
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that was not made, and why."""
+
+    job: ListedJob
+    error: Exception
+
+    @property
+    def exit_code(self) -> int:
+        """What the command would have ended with, had this been the only job."""
+        return self.error.exit_code if isinstance(self.error, TalkError) else 1
+
+    @property
+    def line(self) -> str:
+        """The failure in the table at the end."""
+        told = self.error.message if isinstance(self.error, TalkError) else f"{type(self.error).__name__}: {self.error}"
+        first, *more = told.removeprefix(f"{self.job.name}: ").splitlines() or [""]
+        return f"{self.job.name}: exit {self.exit_code}, {first}{' ...' if more else ''}"
+
+
+Perform = Callable[[PreparedRun, GenerateOptions, Console, "WarmNetworks | None"], None]
+
+
+def run_batch(
+    options: GenerateOptions, console: Console, bind: Callable[[PreparedRun], None], perform: Perform
+) -> None:
+    """Make every job that the options name.
+
+    Args: bind: ties torch, which is not there yet, to the GPUs of a run. perform: makes one video and says so.
+    Raises: InputError: if the list itself is wrong. PartialBatchError: if a job failed. InterruptedRunError: by Ctrl-C.
+    """
+    refuse_doubled(options)
+    jobs = list_jobs(job_words(options))
+    ready, failures = prepare_all(jobs, options, console)
+    if ready and not options.dry_run:
+        bind(ready[0][1])
+    warm = warm_networks(ready) if ready and not options.dry_run else None
+    for number, (job, prepared) in enumerate(ready, start=1):
+        console.note(f"job {number} of {len(ready)}: {job.name}")
+        try:
+            perform(prepared, options, console, warm)
+        except InterruptedRunError:
+            raise
+        except Exception as error:
+            failures.append(tell(Failure(job, error), console))
+            if warm:
+                warm.forget()
+    if failures:
+        raise PartialBatchError(
+            "\n  ".join([f"{len(failures)} of {len(jobs)} jobs failed:", *(failure.line for failure in failures)]),
+            hint="the same command with --skip-existing makes what is missing",
+        )
+
+
+def prepare_all(
+    jobs: Sequence[ListedJob], options: GenerateOptions, console: Console
+) -> tuple[list[tuple[ListedJob, PreparedRun]], list[Failure]]:
+    """Check every job before the first one is made. Raises: InputError: if the names of the videos can't be."""
+    template = DEFAULT_NAME if options.output == DEFAULT_OUTPUT else str(options.output)
+    seeds = [random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed < 0 else options.seed for _ in jobs]
+    profile = str(options_said(options).value("profile", AUTO))
+    ready, failures = list[tuple[ListedJob, PreparedRun]](), list[Failure]()
+    for job, seed, output in zip(jobs, seeds, name_videos(jobs, template, seeds, profile), strict=True):
+        own = replace(options, input_json=None, more=None, seed=seed, output=output)
+        try:
+            ready.append((job, prepare_run(own, job.read(said_anew(options)))))
+        except TalkError as error:
+            failures.append(tell(Failure(job, error), console))
+    return ready, failures
+
+
+def tell(failure: Failure, console: Console) -> Failure:
+    """Say a failure when it happens: in words, and with --json as an object."""
+    if isinstance(failure.error, TalkError):
+        console.error(failure.error)
+    else:
+        console.unexpected(failure.error)
+    if console.as_json:
+        console.result("", {"job": failure.job.name, "error": failure.line, "exit_code": failure.exit_code})
+    return failure
+
+
+def warm_networks(ready: Sequence[tuple[ListedJob, PreparedRun]]) -> WarmNetworks:
+    """What the runs share. Torch loads here."""
+    from infinitalk_cli.run_batch import WarmNetworks
+
+    return WarmNetworks([prepared.request for _, prepared in ready])
