@@ -63,18 +63,22 @@ def taking(
 ) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Let a command that takes one dataclass show that dataclass's fields to Typer as its options.
 
-    `shown`: these alone, None for all; the others keep their defaults.
+    `shown`: these alone, None for all; the others keep their defaults. A field `more` is never shown: it is given the
+    arguments that are left over, where the command allows any.
     """
 
     def wrap(command: Callable[[Any], None]) -> Callable[..., None]:
-        def run(**values: Any) -> None:
-            command(options(**values))
+        def run(context: typer.Context, **values: Any) -> None:
+            more = {"more": tuple(context.args)} if context.args else {}
+            command(options(**values, **more))
 
+        whole = inspect.signature(options).parameters
+        kept = [field for name, field in whole.items() if name != "more" and (shown is None or name in shown)]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__annotations__ = get_type_hints(options, include_extras=True)
-        whole = inspect.signature(options)
-        kept = [field for name, field in whole.parameters.items() if shown is None or name in shown]
-        setattr(run, "__signature__", whole.replace(parameters=kept))  # noqa: B010  functions have no such declared field
+        run.__annotations__ = {**get_type_hints(options, include_extras=True), "context": typer.Context}
+        signature = inspect.Signature([*kept, context])
+        setattr(run, "__signature__", signature)  # noqa: B010  functions have no such declared field
         return run
 
     return wrap

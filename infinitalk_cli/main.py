@@ -54,7 +54,7 @@ def talk(
         raise typer.Exit
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})  # to say what was meant by them
 @taking(GenerateOptions)
 def generate(options: GenerateOptions) -> None:
     """Turn a picture or a video, and speech, into a talking video.
@@ -107,11 +107,15 @@ def perform(
 
 def show_plan(prepared: PreparedRun, console: Console) -> None:
     """What would run, as the result; a run that can't fit is refused here too."""
-    from infinitalk_cli.run_plan import plan_job
+    from infinitalk_cli.run_plan import plan_job, short_note
 
     planned = plan_job(prepared.request)
+    if short := short_note(planned.shape.num_frames, planned.shape.fps):
+        console.note(short)
     found, lines = predict(prepared, planned.shape)
     text = plan_text(prepared.choice, planned, found, lines)
+    if prepared.request.profile.demo_weights and prepared.request.weights_dir is not None:
+        console.note("note: --weights-dir is named, so the demo's settings run on the weights in that folder")
     if prepared.lacking:
         console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
     console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus))
@@ -160,6 +164,10 @@ def notes(request: GenerateRequest) -> list[str]:
         f"{who} from {job.reference.name}, {profile.name} profile, {profile.num_steps} steps, seed {request.seed}"
         f" -> {request.output}"
     ]
+    if profile.demo_weights and request.weights_dir is not None:
+        found.append(
+            f"note: --weights-dir is named, so the demo's settings run on the weights in {request.weights_dir}"
+        )
     if request.reference_by_index and not job.is_video:
         found.append("note: --reference-by-index has no effect on a picture")
     return found

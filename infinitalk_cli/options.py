@@ -118,7 +118,6 @@ class MainOptions(ProgressOptions):
             "Or leave it out and use --image and --audio.",
         ),
     ] = None
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None
     image: Annotated[Path | None, typer.Option(help="Picture of the speaker.", rich_help_panel=INPUT)] = None
     video: Annotated[
         Path | None,
@@ -329,7 +328,12 @@ class MainOptions(ProgressOptions):
 
 @dataclass(frozen=True)
 class GenerateOptions(SoundOptions, DubbingOptions, VoiceOptions, MainOptions):
-    """Everything that `talk generate` can be told; the help shows the last base first."""
+    """Everything that `talk generate` can be told; the help shows the last base first.
+
+    `more`: what stands behind the job, where nothing should.
+    """
+
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

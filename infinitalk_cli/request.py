@@ -192,7 +192,7 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
     if part_folder_of(output).is_file():
         yield f"{part_folder_of(output)} is a file, but the video grows in a folder of that name: -o names another"
-    folder = next(path for path in output.absolute().parents if path.exists())
+    folder = next(path for path in output.resolve().parents if path.exists())  # a link is followed, not replaced
     if not folder.is_dir():
         yield f"the output folder can't be made: {folder} is a file"
     elif not os.access(folder, os.W_OK | os.X_OK):

@@ -174,6 +174,8 @@ def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTC
     if not shortfall:
         return
     hint = remedy(profile, run.hardware, run.gpu) if run.gpu else "--profile demo fits: small weights of its own"
+    if profile.demo_weights:
+        hint = "without --weights-dir the demo makes small weights of its own, which fit"
     raise DoesNotFitError(f"the {profile.name} profile {shortfall}", hint=hint)
 
 

@@ -13,14 +13,20 @@ from pathlib import Path
 import av
 from PIL import Image
 
+from infinitalk_cli.errors import InputError
 from infinitalk_cli.footprint import JobShape
+from infinitalk_cli.job import Job
 from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
 from infinitalk_cli.media.image import BUCKETS, CropPlan
 from infinitalk_cli.media.reference import VIDEO_FPS, look_at
 from infinitalk_cli.media.sound_track import exact_s
 from infinitalk_cli.media.video import VideoReader
+from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.request import GenerateRequest
+
+FEWEST_FRAMES = 5
+"""Fewer are hardly meant: a fifth of a second."""
 
 LETTERS_A_SECOND = 15
 """How fast a text is spoken, roughly: 170 words of English a minute."""
@@ -63,7 +69,29 @@ def plan_job(request: GenerateRequest) -> PlannedJob:
     if request.max_seconds is not None:
         num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
     shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS)
-    return PlannedJob(shape, crop, picture)
+    planned = PlannedJob(shape, crop, picture)
+    refuse_unseen(job, planned)
+    return planned
+
+
+def refuse_unseen(job: Job, planned: PlannedJob) -> None:
+    """Raises: InputError: for a box or mask that can't be meant, or of which the crop leaves nothing."""
+    left, top, right, bottom = planned.crop_box
+    for number, area in enumerate(speaker_areas(job, planned.source_height, planned.source_width), start=1):
+        if not area[top:bottom, left:right].any():
+            raise InputError(
+                f"nothing of the place of speaker {number} is seen in the video: it shows {left}, {top}, {right}, "
+                f"{bottom} (left, top, right, bottom) of the picture",
+                hint="make it larger, or crop the picture around the speakers; `talk preview` draws it",
+            )
+
+
+def short_note(num_frames: int, fps: int) -> str:
+    """A word on a sound that is too short to be meant; "" for others."""
+    if num_frames >= FEWEST_FRAMES:
+        return ""
+    many = "1 frame" if num_frames == 1 else f"{num_frames} frames"
+    return f"note: the video will have {many} ({num_frames / fps:.2f} s), as the sound is that short"
 
 
 def used_s(request: GenerateRequest, whole_s: Fraction) -> Fraction:

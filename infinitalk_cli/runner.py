@@ -39,6 +39,7 @@ from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks, job_mark
 from infinitalk_cli.run_networks import compute_dtype, load_networks
+from infinitalk_cli.run_plan import short_note
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried
@@ -52,6 +53,9 @@ from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, Sampling
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Chunk, generate_chunks
 from infinitalk_cli.weights import WeightFiles, locate
+
+DEMO_THREADS = 4
+"""That many serve the demo's small networks on a CPU."""
 
 OnNote = Callable[[str], None]
 
@@ -70,7 +74,7 @@ def generate(
     """
     device = pick_device(request.device)
     progress = RunProgress(on_progress, on_gpu=device.type == "cuda")
-    with foreseen_errors(), scratch_dir() as work_dir, ExitStack() as at_end:
+    with foreseen_errors(), few_threads(request, device), scratch_dir() as work_dir, ExitStack() as at_end:
         # 1. What is said, and what is seen.
         inputs = read_inputs(request, work_dir, progress, on_note)
 
@@ -135,6 +139,8 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
     speech, sound = read_speech(request, job, work_dir)
     if speech.silent:
         on_note("note: the sound is silent, so nobody will speak")
+    if short := short_note(num_output_frames(speech.duration_s), VIDEO_FPS):
+        on_note(short)
     progress.stage("reference", "reading the picture")
     reference = open_reference(
         job.reference,
@@ -187,18 +193,30 @@ def scratch_dir() -> Generator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def few_threads(request: GenerateRequest, device: torch.device) -> Generator[None]:
+    """The demo's networks are so small that more threads cost more than they bring, most of all on a busy computer."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and request.weights_dir is None:
+        torch.set_num_threads(min(before, DEMO_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def pick_device(wish: str) -> torch.device:
     """The device to compute on. Raises: EnvironmentUnfitError: if a GPU is asked for that torch can't use."""
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wish)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} of them" if torch.cuda.is_available() else "none"
-        raise EnvironmentUnfitError(
-            f"--device {wish}: torch {torch.__version__} sees no such GPU, but {found}",
-            hint="--device cpu computes without; `python -c 'import torch; print(torch.version.cuda)'` printing None "
-            "means that this torch was built without CUDA",
-        )
+        count = torch.cuda.device_count()
+        found = f"no such GPU: it sees {count}, counted from 0" if count else "no GPU"
+        hint = "`talk doctor` says what is missing; --device cpu computes without"
+        if torch.version.cuda is None:
+            hint = f"this torch was built without CUDA: uv pip install --upgrade --torch-backend=auto torch; {hint}"
+        raise EnvironmentUnfitError(f"--device {wish}: torch {torch.__version__} sees {found}", hint=hint)
     return device
 
 

@@ -51,7 +51,7 @@ def section(command: Any, name: str) -> Iterator[str]:
     if examples.strip():
         lines = [line.strip() for line in examples.strip().splitlines()]
         yield from ("```", *[line for line in lines if line and line != "Examples:"], "```", "")
-    rows = [row(parameter) for parameter in command.params if parameter.name != "help" and not parameter.hidden]
+    rows = [row(parameter) for parameter in command.params if parameter.name != "help"]
     if rows:
         yield from ("| option | meaning |", "|---|---|", *rows, "")
 

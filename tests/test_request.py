@@ -149,3 +149,18 @@ def test_lora_that_is_not_there_is_named(tmp_path: Path, tail: str) -> None:
 def test_duration_follows_from_frames() -> None:
     result = GenerateResult(Path("a.mp4"), width=64, height=96, num_frames=70, fps=25, num_chunks=2, elapsed_s=9.0)
     assert result.duration_s == 2.8
+
+
+def test_a_link_is_judged_by_where_it_leads(request_: GenerateRequest, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    link = tmp_path / "link.mp4"
+    link.symlink_to(closed / "real.mp4")
+    closed.chmod(0o500)
+    try:
+        if os.access(closed, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        with pytest.raises(InputError, match="closed is not writable"):
+            check_request(replace(request_, output=link))
+    finally:
+        closed.chmod(0o700)

@@ -297,3 +297,28 @@ def test_bench_results_are_kept_by_name_and_form(tmp_path: Path) -> None:
 def test_a_damaged_store_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "GPU.json").write_text(text)
     assert measured_flops_per_s("GPU", "none", tmp_path) is None
+
+
+def test_what_a_run_would_refuse_a_dry_run_refuses(desk: Path, talk_on: Talk) -> None:
+    demo = ("--profile", "demo")
+    result = talk_on("no-gpu-laptop", *DRY, *demo, "--audio", "speech.wav", "--box", "0,0,9,9", "--box", "9,9,999,999")
+    assert result.exit_code == 2
+    assert "is not a rectangle within the picture's 300 x 200" in result.stderr
+    (desk / "face.png").write_bytes((desk / "face.png").read_bytes()[:60])
+    assert talk_on("no-gpu-laptop", *DRY, *demo).exit_code == 2
+
+
+def test_a_sound_that_is_hardly_one_is_told(desk: Path, talk_on: Talk) -> None:
+    with wave.open("speech.wav", "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(bytes(640))
+    assert "note: the video will have 1 frame (0.04 s)" in talk_on("no-gpu-laptop", *DRY, "--profile", "demo").stderr
+
+
+def test_the_demo_on_named_weights_says_so(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("no-gpu-laptop", *DRY, "--profile", "demo", "--weights-dir", "weights")
+    assert "--weights-dir is named, so the demo's settings run on the weights in that folder" in result.stderr
+    assert result.exit_code == 6
+    assert "hint: without --weights-dir the demo makes small weights of its own, which fit" in result.stderr
