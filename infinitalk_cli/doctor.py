@@ -57,6 +57,8 @@ PACKAGES = (
     "typer",
     "nvidia-cudnn-frontend",
     "flash-attn",
+    "kokoro",
+    "scenedetect",
     "sageattention",
     "triton",
 )

@@ -84,6 +84,7 @@ def package_checks(
     yield _check_others(versions)
     yield _check_encoders(encoders)
     yield _check_attention(versions, attention)
+    yield _check_extras(versions)
 
 
 def parse_version(text: str) -> Version:
@@ -192,6 +193,18 @@ def _check_attention(versions: Mapping[str, str | None], wish: Attention) -> Che
         return Check("attention", True, False, f"{', '.join(there)}; --deep tries their kernels")
     sage = "; pip install infinitalk-cli[sage] adds an 8-bit one" if platform.system() == "Linux" else ""
     return Check("attention", True, False, f"torch's own kernels{sage}")
+
+
+def _check_extras(versions: Mapping[str, str | None]) -> Check:
+    """What some jobs need and most don't."""
+    extras = {"kokoro": ("speech from text", "tts"), "scenedetect": ("scene cuts", "dub")}
+    told = [
+        f"{what} by {name} {versions[name]}"
+        if versions.get(name)
+        else f"no {what} (pip install infinitalk-cli[{extra}])"
+        for name, (what, extra) in extras.items()
+    ]
+    return Check("extras", True, False, "; ".join(told))
 
 
 def _dotted(version: tuple[int, int]) -> str:

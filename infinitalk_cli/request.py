@@ -185,7 +185,9 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
     elif there and not request.overwrite:
         yield f"{output} is already there: --overwrite replaces it, -o names another"
     for path in kept_speech(request):
-        if path.exists() and not request.overwrite:
+        if path.exists() and any(path.samefile(other) for other in run_files(request)):
+            yield f"{path}, where the spoken text is kept, is an input of the job: -o names another"
+        elif path.exists() and not request.overwrite:
             yield f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
     part = part_path_of(output)
     if part.is_file() and any(part.samefile(path) for path in run_files(request)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from infinitalk_cli.errors import EnvironmentUnfitError
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, VideoReference
 from infinitalk_cli.media.scenes import INSTALL, can_find_cuts, find_cuts
 from infinitalk_cli.request import GenerateRequest
@@ -24,7 +25,12 @@ def scene_cuts(
         return ()
     cuts_s: Sequence[Fraction] = ()
     if wish == "on" or can_find_cuts():
-        cuts_s = find_cuts(reference.reader.path, reference.time.length_s or Fraction(num_frames, VIDEO_FPS))
+        try:
+            cuts_s = find_cuts(reference.reader.path, reference.time.length_s or Fraction(num_frames, VIDEO_FPS))
+        except EnvironmentUnfitError as error:  # installed, but it does not start
+            if wish == "on":
+                raise
+            on_note(f"note: scene cuts are not looked for: {error.message}; {error.hint}; --scenes off: there are none")
     else:
         on_note(f"note: if the video cuts from scene to scene: {INSTALL} finds that; --scenes off: it does not")
     cuts = reference.time.cut_frames(cuts_s, num_frames, VIDEO_FPS)

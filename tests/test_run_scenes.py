@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infinitalk_cli import run_scenes
-from infinitalk_cli.errors import InputError
+from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.reference import open_reference
@@ -32,7 +33,7 @@ def cuts_and_notes(
 
 
 def test_cuts_are_told_and_those_of_a_loop_come_again(tmp_path: Path) -> None:
-    pytest.importorskip("scenedetect")
+    pytest.importorskip("scenedetect", exc_type=ImportError)
     path = scenes_of_colours(tmp_path / "cuts.mp4")  # 1.5 s, 3.5 s, and over at 4.5 s
     assert cuts_and_notes(path, 100) == ((38, 88), ["2 scene cuts at 1.52, 3.52 s: each starts anew"])
     assert cuts_and_notes(path, 60)[0] == (38,)
@@ -47,6 +48,19 @@ def test_nothing_is_looked_for_where_it_is_not_wished(tmp_path: Path, monkeypatc
     cuts, (note,) = cuts_and_notes(path, 100)
     assert cuts == ()
     assert "infinitalk-cli[dub]" in note
+
+
+def test_search_that_does_not_start_ends_the_run_only_if_it_was_wished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = scenes_of_colours(tmp_path / "cuts.mp4")
+    monkeypatch.setattr(run_scenes, "can_find_cuts", lambda: True)
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    cuts, (note,) = cuts_and_notes(path, 100)
+    assert cuts == ()
+    assert "scene cuts are not looked for" in note
+    with pytest.raises(EnvironmentUnfitError, match="scene cuts need PySceneDetect"):
+        cuts_and_notes(path, 100, scenes="on")
 
 
 def test_wishes_that_can_not_go_together_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def test_tracks_are_kept_beside_the_video_and_nothing_else_is_replaced_there(tmp
     import torch
 
     (tmp_path / "work").mkdir()
+    (tmp_path / "face.png").write_bytes(b"picture")
     lines = (Line(0, "abc"), Line(1, "de"))
     request = request_of(tmp_path, Speaker(None), Speaker(None), dialogue=lines)
     job = speak_job(request, tmp_path / "work", torch.device("cpu"))
@@ -106,5 +108,9 @@ def test_tracks_are_kept_beside_the_video_and_nothing_else_is_replaced_there(tmp
     assert (tmp_path / "talk.s2.wav").read_bytes() == (tmp_path / "work" / "spoken2.wav").read_bytes()
     with pytest.raises(InputError, match=r"talk\.s1\.wav, where the spoken text is kept, is already there"):
         check_request(request)
+    own = request_of(tmp_path, Speaker(tmp_path / "talk.wav"), Speaker(None, text="abc"))
+    (tmp_path / "talk.wav").write_bytes(b"a recording")
+    with pytest.raises(InputError, match=r"talk\.wav, where the spoken text is kept, is an input of the job"):
+        check_request(replace(own, overwrite=True))
     alone = request_of(tmp_path, Speaker(None, text="abc"))
     assert keep_tracks(alone, speak_job(alone, tmp_path / "work", torch.device("cpu"))) == (tmp_path / "talk.wav",)

@@ -27,14 +27,14 @@ def scenes_of_colours(path: Path, *, start_s: float = 0.0) -> Path:
 
 @pytest.mark.parametrize("name, start_s", [("cuts.mp4", 0.0), ("late: cuts.mkv", 5.0)])
 def test_cuts_are_found_by_time_counted_from_the_first_frame(tmp_path: Path, name: str, start_s: float) -> None:
-    pytest.importorskip("scenedetect")
+    pytest.importorskip("scenedetect", exc_type=ImportError)
     path = scenes_of_colours(tmp_path / name, start_s=start_s)
     assert [float(cut_s) for cut_s in find_cuts(path, Fraction(4))] == pytest.approx([1.5, 3.5], abs=0.002)
     assert [float(cut_s) for cut_s in find_cuts(path, Fraction(2))] == pytest.approx([1.5], abs=0.002)
 
 
 def test_search_does_not_make_ffmpeg_talk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("scenedetect")
+    pytest.importorskip("scenedetect", exc_type=ImportError)
     find_cuts(scenes_of_colours(tmp_path / "cuts.mp4"), Fraction(1))
     write_video(tmp_path / "other.mp4", [0.0, 0.1])
     assert capfd.readouterr() == ("", "")
