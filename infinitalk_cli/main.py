@@ -112,10 +112,10 @@ def show_plan(prepared: PreparedRun, console: Console) -> None:
     planned = plan_job(prepared.request)
     if short := short_note(planned.shape.num_frames, planned.shape.fps):
         console.note(short)
+    for note in foreign_weights_notes(prepared.request):
+        console.note(note)
     found, lines = predict(prepared, planned.shape)
     text = plan_text(prepared.choice, planned, found, lines)
-    if prepared.request.profile.demo_weights and prepared.request.weights_dir is not None:
-        console.note("note: --weights-dir is named, so the demo's settings run on the weights in that folder")
     if prepared.lacking:
         console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
     console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus))
@@ -164,13 +164,17 @@ def notes(request: GenerateRequest) -> list[str]:
         f"{who} from {job.reference.name}, {profile.name} profile, {profile.num_steps} steps, seed {request.seed}"
         f" -> {request.output}"
     ]
-    if profile.demo_weights and request.weights_dir is not None:
-        found.append(
-            f"note: --weights-dir is named, so the demo's settings run on the weights in {request.weights_dir}"
-        )
+    found += foreign_weights_notes(request)
     if request.reference_by_index and not job.is_video:
         found.append("note: --reference-by-index has no effect on a picture")
     return found
+
+
+def foreign_weights_notes(request: GenerateRequest) -> list[str]:
+    """A word where the demo does not run on its own weights."""
+    if not request.profile.demo_weights or request.weights_dir is None:
+        return []
+    return ["note: --weights-dir is named, so the demo's settings run on the weights in that folder"]
 
 
 def closing_note(request: GenerateRequest, result: GenerateResult) -> str:
