@@ -64,6 +64,7 @@ def generate(options: GenerateOptions) -> None:
     talk generate job.json
     talk generate --image face.png --audio speech.wav -o talk.mp4
     talk generate --image two.png --audio left.wav --audio right.wav
+    talk generate --image face.png --text "Good morning."
     talk generate --video clip.mp4 --audio french.wav --prompt "A woman talks."
     talk generate job.json --profile demo
     talk generate 'jobs/*.json' more.jsonl -o 'out/{stem}-{seed}.mp4' --skip-existing

@@ -50,6 +50,7 @@ def spoken_tracks(request: GenerateRequest, synthesizer: Synthesizer, files: Voi
 
     def speak(number: int, text: str) -> Samples:
         path = files.voices[number]
+        assert path is not None  # every speaker of a text has a voice
         return synthesizer.speak(text, load_voice(path), language_of(path))
 
     if job.dialogue:

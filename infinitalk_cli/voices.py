@@ -59,11 +59,11 @@ INSTALL = "pip install 'infinitalk-cli[tts]'"
 
 @dataclass(frozen=True)
 class VoiceFiles:
-    """What speech is made with. `voices`: the file of the voice of each speaker, numbered from 0, who needs one."""
+    """What speech is made with. `voices`: the file of each speaker's voice, None for one who needs none."""
 
     config: Path
     network: Path
-    voices: Mapping[int, Path]
+    voices: tuple[Path | None, ...]
 
 
 def language_of(voice: Path) -> str:
@@ -86,14 +86,15 @@ def locate_voices(weights_dir: Path, voices: Mapping[int, str]) -> VoiceFiles:
     Raises: InputError: for an unknown voice. WeightsError: if files are missing, with the command that fetches them.
     """
     folder = weights_dir / SPEECH_SYNTHESIS
+    paths = {number: _voice_file(folder, voice) for number, voice in voices.items()}
     files = VoiceFiles(
         folder / "config.json",
         folder / "kokoro-v1_0.pth",
-        {number: _voice_file(folder, voice) for number, voice in voices.items()},
+        tuple(paths.get(number) for number in range(max(paths) + 1)),
     )
-    missing = [path for path in (files.config, files.network, *files.voices.values()) if not path.is_file()]
+    missing = [path for path in (files.config, files.network, *paths.values()) if not path.is_file()]
     if missing:
-        named = " ".join(f"--voice {path.stem}" for path in dict.fromkeys(files.voices.values()) if path.stem in VOICES)
+        named = " ".join(f"--voice {path.stem}" for path in dict.fromkeys(paths.values()) if path.stem in VOICES)
         names = ", ".join(str(path.relative_to(folder)) for path in dict.fromkeys(missing))
         raise WeightsError(
             f"the speech synthesis is not complete in {folder}: {names} missing",

@@ -48,7 +48,7 @@ def request_of(
     folder: Path, *speakers: Speaker, dialogue: tuple[Line, ...] = (), pause_s: float = 0
 ) -> GenerateRequest:
     job = Job(folder / "face.png", "", speakers, dialogue=dialogue)
-    files = VoiceFiles(folder / "c", folder / "n", {0: Path("af_one.pt"), 1: Path("bm_two.pt")})
+    files = VoiceFiles(folder / "c", folder / "n", (Path("af_one.pt"), Path("bm_two.pt")))
     voice = VoiceWishes(pause_s=pause_s)
     return GenerateRequest(job, folder / "talk.mp4", find_profile("demo"), voice=voice, voice_files=files)
 

@@ -28,7 +28,8 @@ def test_voices_are_found_by_name_by_the_reference_s_path_and_as_a_file_of_one_s
     said = {0: "af_heart", 1: "weights/Kokoro-82M/voices/af_heart.pt", 2: "my_own", 3: str(own)}
     found = locate_voices(tmp_path, said)
     heart = folder / "voices" / "af_heart.pt"
-    assert found.voices == {0: heart, 1: heart, 2: folder / "voices" / "my_own.pt", 3: own}
+    assert found.voices == (heart, heart, folder / "voices" / "my_own.pt", own)
+    assert locate_voices(tmp_path, {1: "af_heart"}).voices == (None, heart)
 
 
 def test_missing_files_are_told_with_the_command_that_fetches_them(tmp_path: Path) -> None:
