@@ -196,6 +196,8 @@ def _check_speech_encoder(weights_dir: Path) -> Iterator[Check]:
     elif any(folder.glob("*.bin")):
         detail = f"{folder} holds a pickle alone, which is never opened (CVE-2025-32434)"
         yield Check("speech encoder", False, False, detail, "talk download --only audio")
+    else:
+        yield Check("speech encoder", True, False, "safetensors alone are read, never a pickle (CVE-2025-32434)")
 
 
 def _check_room(found: Examination) -> Iterator[Check]:

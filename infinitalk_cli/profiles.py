@@ -83,10 +83,10 @@ def find_profile(name: str) -> Profile:
     by_name = {profile.name: profile for profile in PROFILES}
     if name in by_name:
         return by_name[name]
-    near = get_close_matches(name, [*by_name, AUTO], n=1)
+    near = get_close_matches(name, [*by_name, AUTO], n=3)
     raise InputError(
         f"there is no profile {name!r}",
-        hint=f"did you mean {near[0]!r}?" if near else f"profiles: {', '.join([AUTO, *by_name])}",
+        hint=f"did you mean {' or '.join(map(repr, near))}?" if near else f"profiles: {', '.join([AUTO, *by_name])}",
     )
 
 
