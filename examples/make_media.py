@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from portrait_render import Camera, develop, render
 from portrait_shapes import Person, Pose
 
@@ -125,6 +125,31 @@ def speak(voice: str, text: str, *, speed: int = 150, pitch: int = 50) -> Callab
     return make
 
 
+def paint_mask(left: int, right: int) -> Callable[[Path], None]:
+    """A maker of a mask for `two_people.jpg` at half its size: a head and shoulders between two columns."""
+
+    def make(path: Path) -> None:
+        mask = Image.new("L", (512, 320))
+        pen, middle = ImageDraw.Draw(mask), (left + right) // 2
+        pen.ellipse((middle - 75, 25, middle + 75, 235), fill=255)
+        pen.rounded_rectangle((left, 225, right, 360), radius=50, fill=255)
+        mask.save(path)
+
+    return make
+
+
+def join_speech(path: Path) -> None:
+    """What the two people say, one after the other in one recording."""
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("flac", rate=22_050, layout="mono")
+        for name in ("speech_left.wav", "speech_right.wav"):
+            with av.open(str(MEDIA / name)) as source:
+                for frame in source.decode(audio=0):
+                    frame.pts = None
+                    target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "speech.wav": speak("en-us+f3", "Hello! I was only a picture. Now I can tell you anything you like.", speed=158),
     "speech_left.wav": speak("en-us+f3", "Have you heard? They taught us both to speak.", speed=155),
@@ -133,6 +158,9 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "portrait.jpg": make_portrait,
     "two_people.jpg": make_two_people,
     "listener.mp4": make_video,
+    "mask_left.png": paint_mask(32, 254),
+    "mask_right.png": paint_mask(262, 488),
+    "conversation.flac": join_speech,
 }
 
 
