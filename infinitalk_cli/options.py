@@ -20,6 +20,16 @@ from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.job_media import media_hint
 from infinitalk_cli.options_media import DubbingOptions, SoundOptions, VoiceOptions, voice_files
+from infinitalk_cli.options_values import (
+    Attention,
+    AudioType,
+    Engine,
+    PresetName,
+    Quant,
+    Size,
+    TextEncoderPlace,
+    VaeTiling,
+)
 from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.profiles import Quant as WeightsForm
 from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora
@@ -36,72 +46,6 @@ OPTION_OF_KEY = {"steps": "num_steps"}
 """Fields of `GenerateOptions` whose name is not the setting's."""
 
 INPUT, SAMPLING, MACHINE, TUNING = "Input", "Quality and speed", "Weights and machine", "Fine tuning"
-
-
-class AudioType(str, Enum):
-    """Two voices at the same time, or one after the other."""
-
-    para = "para"
-    add = "add"
-
-
-class Size(str, Enum):
-    """Sets of picture sizes."""
-
-    small = "480"
-    large = "720"
-
-
-class Quant(str, Enum):
-    """Forms of the transformer's weights."""
-
-    none = "none"
-    fp8 = "fp8"
-    int8 = "int8"
-
-
-class Engine(str, Enum):
-    """Which model's loop runs."""
-
-    infinitetalk = "infinitetalk"
-    multitalk = "multitalk"
-
-
-class PresetName(str, Enum):
-    """Speed against quality."""
-
-    quality = "quality"
-    balanced = "balanced"
-    fast = "fast"
-
-
-class Attention(str, Enum):
-    """Kernels of the transformer's attention."""
-
-    auto = "auto"
-    sdpa = "sdpa"
-    flash = "flash"
-    cudnn = "cudnn"
-    sage = "sage"
-    fp8 = "fp8"
-
-
-class VaeTiling(str, Enum):
-    """Whether pictures are decoded in tiles."""
-
-    auto = "auto"
-    on = "on"
-    off = "off"
-
-
-class TextEncoderPlace(str, Enum):
-    """Where the prompt is read."""
-
-    auto = "auto"
-    gpu = "gpu"
-    stream = "stream"
-    cpu = "cpu"
-
 
 DEFAULT_OUTPUT = Path("output.mp4")
 

@@ -1,0 +1,68 @@
+"""The words that options take: one enumeration for each, as Typer shows and checks them."""
+
+from enum import Enum
+
+
+class AudioType(str, Enum):
+    """Two voices at the same time, or one after the other."""
+
+    para = "para"
+    add = "add"
+
+
+class Size(str, Enum):
+    """Sets of picture sizes."""
+
+    small = "480"
+    large = "720"
+
+
+class Quant(str, Enum):
+    """Forms of the transformer's weights."""
+
+    none = "none"
+    fp8 = "fp8"
+    int8 = "int8"
+
+
+class Engine(str, Enum):
+    """Which model's loop runs."""
+
+    infinitetalk = "infinitetalk"
+    multitalk = "multitalk"
+
+
+class PresetName(str, Enum):
+    """Speed against quality."""
+
+    quality = "quality"
+    balanced = "balanced"
+    fast = "fast"
+
+
+class Attention(str, Enum):
+    """Kernels of the transformer's attention."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    flash = "flash"
+    cudnn = "cudnn"
+    sage = "sage"
+    fp8 = "fp8"
+
+
+class VaeTiling(str, Enum):
+    """Whether pictures are decoded in tiles."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class TextEncoderPlace(str, Enum):
+    """Where the prompt is read."""
+
+    auto = "auto"
+    gpu = "gpu"
+    stream = "stream"
+    cpu = "cpu"
