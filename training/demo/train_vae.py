@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from infinitalk_cli.models.fused import plain_forms
-from infinitalk_cli.models.vae import VideoVAE, frame_groups, latent_statistics
+from infinitalk_cli.models.vae import VideoVAE, latent_statistics
 from infinitalk_cli.models.vae_layers import HISTORY, CausalConv3d, TemporalCache
 from training.demo.clips import ClipMaker
 from training.demo.networks import VAE_FILE, load_weights, new_vae, save_half
@@ -28,8 +28,12 @@ PEAK = 1.5e-3
 MOUTH_WEIGHT = 4.0
 GRADIENT_WEIGHT = 0.5
 PULL = 1e-3
-NUM_FRAMES = 13
 SHAPES = ((128, 128, 1), (96, 160, 2), (144, 112, 1))
+LENGTHS = ((33, 1.0), (81, 0.35))
+"""Frames of a clip, and what that does to the batch. The decoder looks back over 70 frames: trained on short clips
+alone it falls apart behind them."""
+LONG_EVERY = 4
+"""One step of so many is of long clips."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class Coded:
 
 
 def through(vae: VideoVAE, frames: Tensor, generator: torch.Generator | None) -> Coded:
-    """Encode and decode with gradients; with a generator, noise is added to the latents as in training a VAE."""
+    """Encode and decode with gradients; with a generator, noise is added to the latents as in training a VAE.
+
+    All frames but the first, and all latents but the first, go as one group: the same sums in far fewer steps.
+    """
     center, spread = latent_statistics(frames.device)
     means: list[Tensor] = []
     log_variances: list[Tensor] = []
     cache = TemporalCache()
-    for start, end in frame_groups(frames.shape[2]):
-        mean, log_variance = vae.conv1(vae.encoder(frames[:, :, start:end], cache)).float().chunk(2, dim=1)
+    for group in frames.split([1, frames.shape[2] - 1], dim=2):
+        mean, log_variance = vae.conv1(vae.encoder(group, cache)).float().chunk(2, dim=1)
         means.append((mean - center) / spread)
         log_variances.append(log_variance.clamp(-12, 4))
         cache.is_first = False
@@ -59,8 +66,8 @@ def through(vae: VideoVAE, frames: Tensor, generator: torch.Generator | None) ->
         noisy = latents + (0.5 * log_variance).exp() * noise
     cache = TemporalCache()
     pieces: list[Tensor] = []
-    for latent in (noisy * spread + center).split(1, dim=2):
-        pieces.append(vae.decoder(vae.conv2(latent), cache).float())
+    for group in (noisy * spread + center).split([1, noisy.shape[2] - 1], dim=2):
+        pieces.append(vae.decoder(vae.conv2(group), cache).float())
         cache.is_first = False
     return Coded(torch.cat(pieces, dim=2), latents, log_variance)
 
@@ -96,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=7.5)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the weights in the output folder")
@@ -111,15 +118,16 @@ def train(wish: argparse.Namespace, device: torch.device, log: Log) -> None:
     """Until the time is up; then the latents are measured and the VAE is stored."""
     convolve_as_pictures()
     generator = torch.Generator(device).manual_seed(wish.seed)
-    makers = [clips_of(wish, generator, shape, NUM_FRAMES) for shape in SHAPES]
+    short, long = ([clips_of(wish, generator, shape, length) for shape in SHAPES] for length, _ in LENGTHS)
     vae = new_vae(wish.seed).to(device)
     if wish.resume:
         load_weights(vae, wish.out / VAE_FILE)
     optimizer, average = optimizer_for(vae, device, PEAK), Averaged(vae, 0.998)
     pace = Pace(wish.minutes, wish.steps, tuple(wish.span))
     for step in pace:
+        makers, (_, share) = (long, LENGTHS[1]) if step % LONG_EVERY == 0 else (short, LENGTHS[0])
         with torch.no_grad():
-            frames, near_mouth = makers[(0, 1, 0, 2)[step % 4] if step % 8 else 1].pictures(wish.batch)
+            frames, near_mouth = makers[(0, 1, 0, 2, 1)[step % 5]].pictures(max(1, round(share * wish.batch)))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             coded = through(vae, frames, generator)
         loss, parts = loss_of(coded, frames, near_mouth)
@@ -164,18 +172,18 @@ def held_out(vae: VideoVAE, wish: argparse.Namespace) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(wish.seed + 1)
     figures: dict[str, float] = {}
     pictures: list[Tensor] = []
-    for shape in SHAPES:
-        maker = ClipMaker.load(wish.data, generator, *shape, num_frames=33, held_out=True)
+    for shape, length in [*((shape, 33) for shape in SHAPES), (SHAPES[0], 121)]:
+        maker = ClipMaker.load(wish.data, generator, *shape, num_frames=length, held_out=True)
         frames, near_mouth = maker.pictures(min(8, wish.batch))
         latents = vae.encode(frames)
         decoded = vae.decode(latents)
         error = (decoded - frames).square() / 4
         weight = near_mouth[:, None, None].expand_as(error)
-        name = f"{shape[0]}x{shape[1]}"
+        name = f"{shape[0]}x{shape[1]}x{length}"
         figures[f"psnr_{name}"] = float(-10 * error.mean().log10())
         figures[f"mouth_psnr_{name}"] = float(-10 * ((error * weight).sum() / weight.sum()).log10())
         figures[f"latent_std_{name}"] = float(latents.std())
-        pictures += [frames[0, :, ::4], decoded[0, :, ::4]]
+        pictures += [frames[0, :, :: length // 8], decoded[0, :, :: length // 8]]
     save_rows(pictures, wish.out / "vae_sheet.png")
     return figures
 
