@@ -57,7 +57,7 @@ class MainOptions(ProgressOptions):
     input_json: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[JOB.json]...",
+            metavar="JOB.json...",
             help="Job files, patterns such as 'jobs/*.json', lines of jobs in a .jsonl file, or - for lines on stdin. "
             "Or leave it out and use --image and --audio.",
         ),

@@ -103,11 +103,11 @@ def _refuse_overlap(speakers: tuple[Speaker, ...], areas: list[Area]) -> None:
             raise InputError(
                 f"the boxes of speakers 1 and 2 overlap: both hold {box[0]}, {box[1]}, {box[2]}, {box[3]} "
                 f"(speaker 1: {describe(one.box)}; speaker 2: {describe(other.box)})",
-                hint="part them: what is in both could follow either voice; `talk preview` draws them",
+                hint="part them: what is in both could follow either voice",
             )
         if shared > LARGEST_SHARED * min(first.sum(), second.sum()):
             raise InputError(
                 f"the places of speakers 1 and 2 overlap: {shared / min(first.sum(), second.sum()):.0%} of the smaller "
                 f"one is the other's too",
-                hint="part them: what is in both could follow either voice; `talk preview` draws them",
+                hint="part them: what is in both could follow either voice",
             )

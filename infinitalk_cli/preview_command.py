@@ -40,8 +40,12 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class PreviewOptions(GenerateOptions):
-    """Those of `talk generate`, with another output."""
+    """Those of `talk generate`, for one job and with another output."""
 
+    input_json: Annotated[
+        Path | None,
+        typer.Argument(metavar="JOB.json", help="A job file. Or leave it out and use --image and --audio."),
+    ] = None
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.", rich_help_panel=OUTPUT)] = Path(
         "preview.png"
     )

@@ -50,7 +50,7 @@ def check_inside(number: int, box: Box, height: int, width: int) -> None:
     raise InvalidInput(
         f"the box of speaker {number}, {describe(box)}, is not a rectangle within the picture's "
         f"{width} x {height} pixels",
-        hint="boxes are left, top, right, bottom in pixels of the source picture; `talk preview` draws them",
+        hint="boxes are left, top, right, bottom in pixels of the source picture",
     )
 
 
