@@ -109,7 +109,13 @@ def test_image_features_equal_the_reference(run: WholeRun) -> None:
 
 
 def test_latents_of_every_chunk_equal_the_reference(run: WholeRun) -> None:
-    expect_per_chunk(run, "final_latents", [given(chunk.decoded) for chunk in run.chunks])
+    """All of them but those of the last chunk that become no frame of the video: these are not decoded here."""
+    for index, form in enumerate(run.case.expected["final_latents"]):
+        if form is not None:
+            decoded = given(run.chunks[index].decoded)
+            expected = value(form)
+            expect_close(decoded, expected[:, : decoded.shape[1]], latents_tolerance(run.case), f"chunk {index}")
+            assert index == len(run.chunks) - 1 or decoded.shape == expected.shape
 
 
 def test_known_latents_reach_the_decoder_unchanged(run: WholeRun) -> None:
