@@ -11,9 +11,10 @@ import typer
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
 from infinitalk_cli.voices import DEFAULT_VOICES, VoiceFiles, locate_voices, refuse_without_synthesis
-from infinitalk_cli.wishes import SoundWishes, SourceWishes, VoiceWishes
+from infinitalk_cli.wishes import ChunkWishes, SoundWishes, SourceWishes, VoiceWishes
 
 VOICE, DUBBING, SOUND = "Speech from text", "Dubbing a video", "Sound"
+CHUNKS = "Long videos"
 
 
 class ShortSource(str, Enum):
@@ -55,6 +56,36 @@ class DubbingOptions:
     def source_wishes(self) -> SourceWishes:
         """These options as the request has them."""
         return SourceWishes(self.short_source.value, self.scenes.value)
+
+
+@dataclass(frozen=True)
+class ChunkOptions:
+    """Of videos of many chunks."""
+
+    cross_fade: Annotated[
+        bool,
+        typer.Option(
+            "--cross-fade",
+            help="Blend each chunk into the next over the --motion-frames that both show: hides seams, may blur fast "
+            "movement there; costs no time.",
+            rich_help_panel=CHUNKS,
+        ),
+    ] = False
+    reanchor: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Start every N-th chunk from the picture again, not from the frames before: ends drift, but the pose "
+            "jumps there, less so with --cross-fade.",
+            show_default="never",
+            rich_help_panel=CHUNKS,
+        ),
+    ] = None
+
+    @property
+    def chunk_wishes(self) -> ChunkWishes:
+        """These options as the request has them."""
+        return ChunkWishes(self.cross_fade, self.reanchor)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from infinitalk_cli.job import Job
 from infinitalk_cli.media.part_name import part_folder_of, part_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
 from infinitalk_cli.voices import VoiceFiles
-from infinitalk_cli.wishes import SoundWishes, SourceWishes, VoiceWishes
+from infinitalk_cli.wishes import ChunkWishes, SoundWishes, SourceWishes, VoiceWishes
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
@@ -49,7 +49,7 @@ class GenerateRequest:
     text. `voice_files`: None where no text is spoken. `device`: "auto", "cpu",
     "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are
     streamed; None for as many as find room. `convert`: make compact weights first if that pays.
-    `num_gpus`: of this machine, to share every pass.
+    `num_gpus`: of this machine, to share every pass. `chunks`: how they meet.
     """
 
     job: Job
@@ -75,11 +75,15 @@ class GenerateRequest:
     resident_parameters: int | None = None
     convert: bool = True
     num_gpus: int = 1
+    chunks: ChunkWishes = field(default_factory=ChunkWishes)
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """What a run made. Sizes in pixels, times in seconds, peaks in bytes (None where not measured)."""
+    """What a run made. Sizes in pixels, times in seconds, peaks in bytes (None where not measured).
+
+    `drift`: how far colours strayed and how much seams stand out, as `Drift.summary` has it.
+    """
 
     output: Path
     width: int
@@ -90,6 +94,7 @@ class GenerateResult:
     elapsed_s: float
     ram_peak_bytes: int | None = None
     vram_peak_bytes: int | None = None
+    drift: Mapping[str, float | int | None] = field(default_factory=dict[str, float | int | None])
 
     @property
     def duration_s(self) -> float:
@@ -163,6 +168,7 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
     job = request.job
     yield from request.sound.problems(num_recordings=len(job.recordings), is_video=job.is_video)
     yield from request.voice.problems()
+    yield from request.chunks.problems()
     if request.num_gpus > 1 and request.device not in ("auto", "cuda"):
         yield f"--gpus {request.num_gpus} does not go with --device {request.device}; --gpu N names the first GPU"
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from infinitalk_cli.errors import InputError
+from infinitalk_cli.media import drift as drift_form
+from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.sampling.stream import Carried
@@ -33,13 +35,20 @@ DECIDES_NOTHING = frozenset(
 
 MARK_BYTES = 2**20
 
+LAST_SAMPLES = "last_samples"
+"""Of the last frame, beside the fields of `Carried`."""
+
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a run begins: from nothing, or behind the chunks of an earlier one. `num_frames`: finished before."""
+    """Where a run begins: from nothing, or behind the chunks of an earlier one.
+
+    `num_frames`: finished before; `drift`: what was measured of them.
+    """
 
     carried: Carried | None = None
     num_frames: int = 0
+    drift: Drift = field(default_factory=Drift)
 
 
 def job_identity(request: GenerateRequest, files: WeightFiles, device: torch.device) -> dict[str, str]:
@@ -71,15 +80,21 @@ def begin_or_resume(folder: PartFolder, identity: Mapping[str, str], *, resume: 
     return _load(folder)
 
 
-def save_carried(folder: PartFolder, carried: Carried, num_frames: int) -> None:
-    """Keep what the next chunk needs, once the piece before is on the disk. Raises: OSError: on a full disk."""
+def save_carried(folder: PartFolder, carried: Carried, num_frames: int, drift: Drift) -> None:
+    """Keep what the next chunk needs and what was measured so far, once the piece before is on the disk.
+
+    Raises: OSError: on a full disk.
+    """
     tensors = {"noise_state": carried.noise_state}
     for name in ("motion", "color_reference"):
         value: torch.Tensor | None = getattr(carried, name)
         if value is not None:
             tensors[name] = value.cpu().contiguous()
+    if drift.last is not None:
+        tensors[LAST_SAMPLES] = drift.last.contiguous()
     counts = {"num_done": carried.num_done, "num_segments": len(folder.segments()), "num_frames": num_frames}
-    folder.write_whole(folder.carried_path.name, save(tensors, {name: str(count) for name, count in counts.items()}))
+    told = {name: str(count) for name, count in counts.items()} | {"drift": drift_form.to_json(drift)}
+    folder.write_whole(folder.carried_path.name, save(tensors, told))
 
 
 def quick_mark(path: Path) -> str:
@@ -108,10 +123,11 @@ def _load(folder: PartFolder) -> Resumed:
         return Resumed()
     try:
         with safe_open(folder.carried_path, framework="pt") as file:
-            counts = {name: int(value) for name, value in (file.metadata() or {}).items()}
+            told: Mapping[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        carried = Carried(num_done=counts["num_done"], **tensors)
-        num_segments, num_frames = counts["num_segments"], counts["num_frames"]
+        drift = drift_form.from_json(told["drift"], tensors.pop(LAST_SAMPLES, None))
+        carried = Carried(num_done=int(told["num_done"]), **tensors)
+        num_segments, num_frames = int(told["num_segments"]), int(told["num_frames"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder.carried_path} is damaged: {error}",
@@ -120,7 +136,7 @@ def _load(folder: PartFolder) -> Resumed:
     if len(folder.segments()) < num_segments:
         raise InputError(f"{folder.path} lacks some of its {num_segments} pieces", hint="--overwrite starts anew")
     folder.keep(num_segments)
-    return Resumed(carried, num_frames)
+    return Resumed(carried, num_frames, drift)
 
 
 def described(value: object, name: str, *, digest: object = content_digest) -> Iterator[tuple[str, str]]:

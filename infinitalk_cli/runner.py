@@ -26,6 +26,7 @@ from infinitalk_cli.errors import (
 from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job
 from infinitalk_cli.kernel_wish import attention_of_run
+from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
@@ -101,7 +102,9 @@ def generate(
         progress.begin_video(num_done=begun.carried.num_done if begun.carried else 0)
         chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
-            num_frames, num_chunks = write_video(request, folder, begun, inputs, chunks)
+            num_frames, num_chunks, drift = write_video(request, folder, begun, inputs, chunks)
+        if complaint := drift.complaint(VIDEO_FPS):
+            on_note(f"note: {complaint}; docs/long-videos.md has what mends it")
         for path in keep_tracks(request, inputs.job):
             on_note(f"the speech is kept in {path}")
     return GenerateResult(
@@ -114,6 +117,7 @@ def generate(
         elapsed_s=progress.elapsed_s,
         ram_peak_bytes=progress.ram_peak_bytes,
         vram_peak_bytes=progress.vram_peak_bytes,
+        drift=drift.summary(),
     )
 
 
@@ -239,6 +243,8 @@ def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSett
         step_cache_threshold=request.step_cache_threshold,
         seed=request.seed,
         color_strength=request.color_strength,
+        cross_fade=request.chunks.cross_fade,
+        reanchor_every=request.chunks.reanchor_every,
     )
 
 
@@ -287,8 +293,15 @@ def describe(request: GenerateRequest) -> dict[str, str]:
 
 def write_video(
     request: GenerateRequest, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]
-) -> tuple[int, int]:
-    """Write the chunks and the sound; the number of frames, and of chunks made by this run."""
+) -> tuple[int, int, Drift]:
+    """Write the chunks and the sound; the number of frames, of chunks made by this run, and how far they strayed."""
+    drift = begun.drift
+
+    def keep(chunk: Chunk) -> None:
+        nonlocal drift
+        drift = drift.after(chunk.frames, chunk.reference, chunk.start, continues=chunk.continues)
+        save_carried(folder, chunk.carried, writer.num_frames, drift)
+
     crop = inputs.reference.crop
     writer = VideoWriter(
         folder,
@@ -298,8 +311,8 @@ def write_video(
         overwrite=request.overwrite,
         num_frames=begun.num_frames,
     )
-    num_chunks = write_chunks(writer, chunks, lambda chunk: save_carried(folder, chunk.carried, writer.num_frames))
-    return writer.num_frames, num_chunks
+    num_chunks = write_chunks(writer, chunks, keep)
+    return writer.num_frames, num_chunks, drift
 
 
 @contextmanager

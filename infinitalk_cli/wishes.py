@@ -40,6 +40,20 @@ class SourceWishes:
 
 
 @dataclass(frozen=True)
+class ChunkWishes:
+    """How chunks meet. `cross_fade`: the frames that two of them have in common are blended. `reanchor_every`: every so
+    many chunks, start from the reference picture instead of the frames before; None for never."""
+
+    cross_fade: bool = False
+    reanchor_every: int | None = None
+
+    def problems(self) -> Iterator[str]:
+        """What can't work, each with its option."""
+        if self.reanchor_every is not None and self.reanchor_every < 1:
+            yield f"--reanchor must be at least 1 chunk, not {self.reanchor_every}"
+
+
+@dataclass(frozen=True)
 class SoundWishes:
     """How the recordings become what the network hears and what the mp4 plays.
 

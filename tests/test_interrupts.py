@@ -53,7 +53,8 @@ def writer(tmp_path: Path) -> Iterator[VideoWriter]:
 def chunks(num_chunks: int) -> Iterator[Chunk]:
     for index in range(num_chunks):
         frames = torch.zeros(1, 3, CHUNK_FRAMES, 32, 32)
-        yield Chunk(index, index * CHUNK_FRAMES, frames, Carried(index + 1, torch.zeros(0)))
+        carried = Carried(index + 1, torch.zeros(0))
+        yield Chunk(index, index * CHUNK_FRAMES, frames, carried, frames[:, :, :1], continues=index > 0)
 
 
 def chunks_then_ctrl_c(num_chunks: int) -> Iterator[Chunk]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from infinitalk_cli import runner
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.main import app
+from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.media.segments import Picture
 from infinitalk_cli.media.writer import VideoWriter
@@ -113,10 +114,12 @@ def with_pieces(folder: PartFolder, num_pieces: int, num_carried: int) -> None:
     """Pieces of 5 frames each, and the state behind some of them."""
     folder.begin(JOB)
     writer = VideoWriter(folder, Picture(16, 16))
+    drift, picture = Drift(), torch.zeros(1, 3, 1, 16, 16)
     for number in range(1, num_pieces + 1):
         writer.write(np.zeros((5, 16, 16, 3), np.uint8))
         if number <= num_carried:
-            save_carried(folder, carried(number), writer.num_frames)
+            drift = drift.after(torch.zeros(1, 3, 5, 16, 16), picture, writer.num_frames - 5, continues=number > 1)
+            save_carried(folder, carried(number), writer.num_frames, drift)
 
 
 def test_a_piece_whose_state_was_not_kept_is_made_again(tmp_path: Path) -> None:
@@ -124,6 +127,8 @@ def test_a_piece_whose_state_was_not_kept_is_made_again(tmp_path: Path) -> None:
         with_pieces(folder, num_pieces=3, num_carried=2)
         begun = begin_or_resume(folder, JOB, resume=True, overwrite=False)
         assert begun.num_frames == 10
+        assert [chunk.start for chunk in begun.drift.chunks] == [0, 5]
+        assert begun.drift.last is not None
         assert begun.carried is not None
         assert begun.carried.num_done == 2
         assert begun.carried.color_reference is None

@@ -24,7 +24,8 @@ class ChunkPlan:
 
     `start`: its first frame, counted in the whole video, motion frames included. `keep`: the frames of the chunk that
     are new and stay in the video, counted within the chunk. `tails`: rows of reversed speech after each speaker's own.
-    `ends_scene`: the next chunk, if there is one, starts anew and needs nothing of this one.
+    `ends_scene`: the next chunk, if there is one, starts anew and needs nothing of this one. `anew`: within a scene, it
+    starts from the reference picture instead of the frames before.
     """
 
     index: int
@@ -32,6 +33,7 @@ class ChunkPlan:
     keep: range
     tails: tuple[int, ...]
     ends_scene: bool = False
+    anew: bool = False
 
 
 def plan_chunks(
@@ -98,12 +100,21 @@ def _chunks_covering(
         ChunkPlan(
             index=index,
             start=start,
-            keep=range(settings.motion_frames if index else 0, settings.chunk_frames),
+            keep=_new_frames(settings, is_first=index == 0, is_last=index == len(starts) - 1),
             tails=tuple(_tail(start + settings.chunk_frames, rows) for rows in num_audio_frames),
             ends_scene=index == len(starts) - 1,
+            anew=settings.reanchor_every is not None and index % settings.reanchor_every == 0,
         )
         for index, start in enumerate(starts)
     )
+
+
+def _new_frames(settings: SamplingSettings, *, is_first: bool, is_last: bool) -> range:
+    """Of a scene's chunk: all behind the frames in common with the chunk before. Where these are blended they are the
+    later chunk's, and the earlier one ends before them."""
+    if settings.cross_fade:
+        return range(settings.chunk_frames if is_last else settings.chunk_stride)
+    return range(0 if is_first else settings.motion_frames, settings.chunk_frames)
 
 
 def _tail(end: int, rows: int) -> int:

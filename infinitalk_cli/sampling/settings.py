@@ -62,6 +62,8 @@ class SamplingSettings:
         color_strength: 0 keeps the decoded colours, 1 takes those of the reference.
         color_reference: the picture that lends its colours: the reference of the first chunk, or of each chunk (which
             is the same for a still picture).
+        cross_fade: blend the motion frames of two chunks, which show the same time; otherwise the earlier chunk's stay.
+        reanchor_every: every so many chunks of a scene, start from the reference picture again; None means never.
     Raises: InvalidInput: if a value is out of range or two of them do not go together.
     """
 
@@ -79,12 +81,17 @@ class SamplingSettings:
     seed: int = 42
     color_strength: float = 1.0
     color_reference: Literal["first", "chunk"] = "chunk"
+    cross_fade: bool = False
+    reanchor_every: int | None = None
     compatibility: Compatibility = field(default_factory=Compatibility)
 
     def __post_init__(self) -> None:
         _check_at_least("the number of steps", self.num_steps, 1)
         _check_at_least("the frame limit", self.max_frames, 1)
         _check_at_least("the seed", self.seed, 0)
+        _check_at_least("the number of chunks between two starts from the reference", self.reanchor_every, 1)
+        if self.cross_fade and self.compatibility.reference_trim:
+            raise InvalidInput("the original programs' cuts know no cross-fade")
         if not self.shift > 0:
             raise InvalidInput(f"the schedule shift is {self.shift}, but must be above 0")
         if not 0 <= self.color_strength <= 1:

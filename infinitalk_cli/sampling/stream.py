@@ -11,14 +11,15 @@ two are all in which the engines differ:
     given, later chunks     the last frames, clean         the last frames, as noisy as the rest
 
 Only those last frames are carried from chunk to chunk: decoded, with corrected colours, not rounded to 8 bits. Where
-the source cuts to another scene nothing is carried, and the next chunk starts as the first one did.
+the source cuts to another scene nothing is carried, and the next chunk starts as the first one did. On demand chunks
+start anew within a scene too, and frames that two chunks have in common are blended instead of taken from the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,36 @@ if TYPE_CHECKING:
 MAX_SPEAKERS = 2
 """The weights know positions for two people."""
 
-MadeChunk = tuple[Tensor, "Carried"]
-Attempt = Callable[[Callable[[], MadeChunk]], MadeChunk]
-"""Calls what makes a chunk, perhaps more than once."""
-
 OnStep = Callable[[int, int, int, int], None]
 """Told of every step done: chunk, number of chunks, step, number of steps, all counted from 1."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """All that a chunk needs of the chunks before: whoever has it can go on from there, or make the chunk once more.
+
+    `num_done`: chunks before. `noise_state`: of the random numbers. `motion`: their last frames, `(1, 3, n, H, W)`, and
+    `color_reference`, `(1, 3, 1, H, W)`, both float32 in [-1, 1] on the CPU; None before the first chunk of a
+    scene.
+    """
+
+    num_done: int
+    noise_state: Tensor
+    motion: Tensor | None = None
+    color_reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MadeChunk:
+    """All frames of a chunk up to the last one that is kept, what it hands on, and the reference that it saw."""
+
+    frames: Tensor
+    carried: Carried
+    reference: Tensor
+
+
+Attempt = Callable[[Callable[[], MadeChunk]], MadeChunk]
+"""Calls what makes a chunk, perhaps more than once."""
 
 
 def call_once(make: Callable[[], MadeChunk]) -> MadeChunk:
@@ -74,32 +99,21 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class Carried:
-    """All that a chunk needs of the chunks before: whoever has it can go on from there, or make the chunk once more.
-
-    `num_done`: chunks before. `noise_state`: of the random numbers. `motion`: their last frames, `(1, 3, n, H, W)`, and
-    `color_reference`, `(1, 3, 1, H, W)`, both float32 in [-1, 1] on the CPU; None before the first chunk of a
-    scene.
-    """
-
-    num_done: int
-    noise_state: Tensor
-    motion: Tensor | None = None
-    color_reference: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Chunk:
     """A finished piece of the video.
 
     `start`: number of its first frame in the video. `frames`: `(1, 3, n, H, W)` float32 in [-1, 1] on the CPU, only
     those that the chunks before do not have and that stay in the video. `carried`: what the next chunk needs.
+    `reference`: the picture of its time, `(1, 3, 1, H, W)`. `continues`: whether the frames go on where those of the
+    chunk before ended, and are not the first of a scene.
     """
 
     index: int
     start: int
     frames: Tensor
     carried: Carried
+    reference: Tensor
+    continues: bool
 
 
 @dataclass(frozen=True)
@@ -149,12 +163,13 @@ def check_conditioning(conditioning: Conditioning, settings: SamplingSettings) -
 
 def _generate(sampler: ChunkSampler, carried: Carried) -> Iterator[Chunk]:
     for chunk in sampler.plan[carried.num_done :]:
-        frames, carried = sampler.networks.attempt(partial(sampler.sample, chunk, carried))
+        made = sampler.networks.attempt(partial(sampler.sample, chunk, carried))
+        continues, carried = carried.motion is not None, made.carried
         if chunk.keep:
-            kept = frames[:, :, chunk.keep.start : chunk.keep.stop]
-            yield Chunk(chunk.index, chunk.start + chunk.keep.start, kept, carried)
+            kept = made.frames[:, :, chunk.keep.start : chunk.keep.stop]
+            yield Chunk(chunk.index, chunk.start + chunk.keep.start, kept, carried, made.reference, continues)
             del kept
-        del frames  # the next chunk needs no more than what is carried
+        del made  # the next chunk needs no more than what is carried
 
 
 class ChunkSampler:
@@ -173,8 +188,8 @@ class ChunkSampler:
         self._view: View | None = None
 
     @torch.no_grad()
-    def sample(self, chunk: ChunkPlan, carried: Carried) -> tuple[Tensor, Carried]:
-        """All frames of a chunk up to the last one that is kept, and what it hands on.
+    def sample(self, chunk: ChunkPlan, carried: Carried) -> MadeChunk:
+        """Make a chunk.
 
         The same arguments give the same frames, so a chunk that failed on the way can be made again.
         """
@@ -182,7 +197,7 @@ class ChunkSampler:
         settings = self.settings
         noise = Noise(settings.seed, self.networks.device, carried.noise_state)
         reference = self.conditioning.reference.frame(chunk.start)
-        motion = carried.motion
+        motion = None if chunk.anew else carried.motion
         view = self._view_of(motion if motion is not None and settings.engine == "multitalk" else reference)
 
         # 2. From noise to latents.
@@ -200,10 +215,13 @@ class ChunkSampler:
             color_reference = reference
         num_frames = chunk.keep.stop if chunk.ends_scene else settings.chunk_frames
         frames = decode_frames(self.networks, latents, color_reference, settings.color_strength, num_frames)
-        if chunk.ends_scene:
-            return frames, Carried(carried.num_done + 1, noise.state)
-        motion = frames[:, :, -settings.motion_frames :].clone()
-        return frames, Carried(carried.num_done + 1, noise.state, motion, color_reference)
+        handed_on = Carried(carried.num_done + 1, noise.state)
+        if not chunk.ends_scene:
+            last = frames[:, :, -settings.motion_frames :].clone()
+            handed_on = replace(handed_on, motion=last, color_reference=color_reference)
+        if settings.cross_fade and carried.motion is not None:
+            blend_(frames, carried.motion)
+        return MadeChunk(frames, handed_on, reference)
 
     def _view_of(self, pictures: Tensor) -> View:
         if self._view is None or self._view.pictures is not pictures:
@@ -293,6 +311,14 @@ def decode_frames(
                 frames = networks.match_color(frames, color_reference, color_strength)
             pieces.append(frames.cpu())
     return torch.cat(pieces, dim=2)[:, :, :num_frames]
+
+
+def blend_(frames: Tensor, before: Tensor) -> None:
+    """Fade the first frames `(1, 3, n, H, W)` in over those that the chunk before has of the same time, in place."""
+    num_common = before.shape[2]
+    weights = torch.arange(1, num_common + 1) / (num_common + 1)
+    common = frames[:, :, :num_common]
+    frames[:, :, :num_common] = torch.lerp(before, common, weights.view(-1, 1, 1))
 
 
 def _ignore_step(chunk: int, num_chunks: int, step: int, num_steps: int) -> None:

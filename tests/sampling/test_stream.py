@@ -289,3 +289,54 @@ def test_speech_without_numbers_is_refused() -> None:
 def test_gradients_of_the_caller_stay_as_they_were() -> None:
     for _ in generate_chunks(make_stubs().networks, make_conditioning(20), quick()):
         assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("engine", ["infinitetalk", "multitalk"])
+@pytest.mark.parametrize("num_frames", [17, 18, 26, 40])
+def test_cross_fade_blends_the_common_frames_and_keeps_the_length(engine: Any, num_frames: int) -> None:
+    settings = quick(engine=engine, cross_fade=True, motion_frames=5)
+    chunks = list(generate_chunks(make_stubs().networks, make_conditioning(num_frames), settings))
+    assert sum(chunk.frames.shape[2] for chunk in chunks) == num_frames
+    assert [chunk.start for chunk in chunks] == [12 * index for index in range(len(chunks))]
+    for index, chunk in enumerate(chunks[1:], start=1):
+        before, own = 1000 * (index - 1) + 12, 1000 * index
+        shares = [(float(chunk.frames[0, 0, n, 0, 0]) - before - n) / (own - before) for n in range(5)]
+        assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-3)
+        assert int(chunk.frames[0, 0, 5, 0, 0]) == own + 5
+
+
+def test_cross_fade_changes_nothing_that_the_networks_see() -> None:
+    plain, faded = make_stubs(), make_stubs()
+    list(generate_chunks(plain.networks, make_conditioning(40), quick()))
+    list(generate_chunks(faded.networks, make_conditioning(40), quick(cross_fade=True)))
+    for one, other in zip(plain.dit.calls, faded.dit.calls, strict=True):
+        assert torch.equal(one.latents, other.latents)
+        assert torch.equal(one.condition, other.condition)
+
+
+@pytest.mark.parametrize("engine", ["infinitetalk", "multitalk"])
+def test_every_nth_chunk_starts_from_the_reference(engine: Any) -> None:
+    settings, seen = quick(engine=engine, reanchor_every=2), MovingReference()
+    stubs = make_stubs()
+    chunks = list(generate_chunks(stubs.networks, make_conditioning(45, reference=seen), settings))
+    assert [chunk.start for chunk in chunks] == [0, 17, 25, 33, 41]
+    pictures = [call.condition[0, :4, :, 0, 0].sum() for call in stubs.dit.calls]
+    if engine == "multitalk":  # it sees the frames before, unless it starts anew
+        assert [int(number) for number in pictures] == [4, 12, 4, 12, 4]
+    else:  # it is given the frames before, which the stub encodes as their mean
+        encoded = [frames.shape[2] for frames in stubs.vae.encoded]
+        assert encoded == [17, 17, 9, 17, 17, 9, 17]
+    assert [chunk.continues for chunk in chunks] == [False, True, True, True, True]
+
+
+def test_a_faded_and_reanchored_video_goes_on_behind_any_chunk() -> None:
+    settings = quick(num_steps=2, cross_fade=True, reanchor_every=2)
+    stubs = make_stubs()
+    whole = list(generate_chunks(stubs.networks, make_conditioning(40), settings))
+    for num_done, chunk in enumerate(whole[:-1], start=1):
+        again = make_stubs()
+        again.vae.decoded = stubs.vae.decoded[:num_done]
+        rest = list(generate_chunks(again.networks, make_conditioning(40), settings, resume=chunk.carried))
+        for piece, expected in zip(rest, whole[num_done:], strict=True):
+            assert piece.start == expected.start
+            assert torch.equal(piece.frames, expected.frames)
