@@ -115,7 +115,7 @@ class Usage:
 def main() -> None:
     """Print a line for each cap, the largest first."""
     options = read_options()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     height, width = map(int, options.size.split("x"))
     shape = JobShape(width, height, options.frames)
     profile = replace(

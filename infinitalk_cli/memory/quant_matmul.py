@@ -137,6 +137,10 @@ def quantize_activations(x: Tensor, dtype: torch.dtype, *, gelu: bool = False) -
     return out, scale
 
 
+SCALES_ALIGNMENT = 4
+"""Scales whose address is not a multiple of 16 bytes are refused by cuBLAS."""
+
+
 @dataclass
 class LastInput:
     """The last rounded activations: queries, keys and values are made from the same tokens, one layer after another.
@@ -177,7 +181,8 @@ class LastInput:
         if first is None:
             return None
         last = first + x.numel() // x.shape[-1]
-        return self.value[0][first:last], self.value[1][first:last]
+        data, scale = self.value[0][first:last], self.value[1][first:last]
+        return data, scale if first % SCALES_ALIGNMENT == 0 else scale.clone()
 
     def _forget_source(self, source: weakref.ref[Tensor]) -> None:
         if source is self.source:
