@@ -137,9 +137,7 @@ def main() -> None:
     rungs = [replace(first_rung(profile, shape, cap, sizes), exact_vae=False) for cap in caps]
     job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
     request = GenerateRequest(job, Path("none.mp4"), profile)
-    is_whole = rungs[0].num_resident == sizes.num_layers
-    home = device if is_whole else torch.device("cpu")
-    placed = build_networks(request, files, (), device, home, print, exact_vae=False)
+    placed = build_networks(request, files, (), device, print, exact_vae=False, num_resident=rungs[0].num_resident)
     expected: Tensor | None = None
     for room, rung in zip(rooms, rungs, strict=True):
         row, latents = run_capped(placed, room, rung, usage, context_bytes, options.steps)

@@ -66,6 +66,9 @@ CONTEXT_BYTES = 500_000_000
 PROGRAM_BYTES = 1_900_000_000
 """RAM beside the weights: what the reference program took on an H200 machine."""
 
+READING_BYTES = 134_217_728
+"""RAM that the threads hold that read weights into a GPU: 8 of them, two pieces of 8 MiB each."""
+
 TILE = 40
 """Latents on a side of a tile of the video VAE, 8 pixels each."""
 SMALL_TILE = 24
@@ -292,22 +295,22 @@ def text_stage_bytes(profile: Profile) -> int:
 def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True) -> int:
     """Peak in main memory: the text encoder is gone before the transformer comes.
 
-    A transformer that stays on the GPU is read straight into it; to be streamed it is first in RAM as a whole, and one
-    block of it twice. On a CPU everything is in float32.
+    Everything is read straight to where it is to be: blocks that are streamed into RAM, the rest of the transformer
+    into the GPU. Blocks that leave the GPU later, where its memory runs out after all, come on top. On a CPU everything
+    is in float32.
     """
     if not on_gpu:
         blocks = 4 * all_parameters(sizes)
         text = 4 * TEXT_ENCODER_PARAMETERS if sizes == PUBLISHED else 0
         encoders = 2 * IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES if sizes == PUBLISHED else 0
         return PROGRAM_BYTES + max(blocks + encoders, text)
-    streamed = (sizes.num_layers + 1) * block_bytes(profile, sizes) if num_resident < sizes.num_layers else 0
+    streamed = (sizes.num_layers - num_resident) * block_bytes(profile, sizes)
     if sizes != PUBLISHED:
         return PROGRAM_BYTES + streamed
     encoders = IMAGE_ENCODER_BYTES + VAE_BYTES // 2 + AUDIO_ENCODER_BYTES
-    return PROGRAM_BYTES + max(streamed + outside_bytes(profile, sizes) + encoders, TEXT_ENCODER_BYTES[profile.quant])
+    return PROGRAM_BYTES + max(streamed + READING_BYTES + encoders, TEXT_ENCODER_BYTES[profile.quant])
 
 
 def process_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:
     """Main memory for each further GPU: its process has streamed blocks of its own."""
-    streamed = sizes.num_layers + 1 if num_resident < sizes.num_layers else 0
-    return PROGRAM_BYTES + streamed * block_bytes(profile, sizes)
+    return PROGRAM_BYTES + READING_BYTES + (sizes.num_layers - num_resident) * block_bytes(profile, sizes)

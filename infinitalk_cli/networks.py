@@ -24,7 +24,7 @@ from infinitalk_cli.memory.keymaps import (
     text_encoder_tensors,
     transformer_tensors,
 )
-from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, open_tensors
+from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, nowhere_else, open_tensors
 from infinitalk_cli.memory.lora import Lora, LoraReport, apply_loras
 from infinitalk_cli.memory.quant import keep_exact, quantize_on_load, swap_quantized_linears
 from infinitalk_cli.memory.repackaged import published_image_encoder, published_text_encoder, published_vae
@@ -50,20 +50,27 @@ def build_dit(
     only_reference_keys: bool = False,
     on_lora: Callable[[LoraReport], None] | None = None,
     quantize_to: torch.dtype | None = None,
+    place: Callable[[DiT], object] = nowhere_else,
 ) -> DiT:
     """The video transformer: base, then adapter, then LoRAs in their order.
 
     Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`).
         quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it.
+        place: may give some of its tensors memory before they are read, see `load_into`; the others go to `device`.
         only_reference_keys: see `apply_loras`. on_lora: told what each LoRA file did.
     Raises: WeightsError: if files are damaged or don't fit together, or a LoRA has no effect.
     """
     base = transformer_tensors(open_tensors(files.dit_shards))
     adapter = transformer_tensors(open_tensors(files.adapter)) if files.adapter else {}
     dit = make_dit(
-        read_dit_sizes(files), merge_tensors(base, adapter), dtype=dtype, device=device, quantize_to=quantize_to
+        read_dit_sizes(files),
+        merge_tensors(base, adapter),
+        dtype=dtype,
+        device=device,
+        quantize_to=quantize_to,
+        place=place,
     )
-    for report in apply_loras(dit, loras, only_reference_keys=only_reference_keys):
+    for report in apply_loras(dit, loras, device=device, only_reference_keys=only_reference_keys):
         if on_lora is not None:
             on_lora(report)
     return dit
@@ -91,6 +98,7 @@ def make_dit(
     dtype: torch.dtype,
     device: Device,
     quantize_to: torch.dtype | None = None,
+    place: Callable[[DiT], object] = nowhere_else,
 ) -> DiT:
     """The video transformer of these sizes, filled from tensors under its own names, 8-bit forms included."""
     with torch.device("meta"):
@@ -104,6 +112,7 @@ def make_dit(
         what="the video transformer",
         dtype_of=lambda name, stored: torch.float32 if DiT.keeps_float32(name) else dtype,
         device=device,
+        place=lambda _: place(dit),
     )
     keep_exact(dit, lambda layer: not layer.startswith("blocks."))
     return dit.eval()

@@ -175,13 +175,13 @@ def _rungs(base: Profile, wishes: Wishes, gpu: Gpu) -> Iterator[tuple[Profile, s
 def _fitted(
     profile: Profile, wishes: Wishes, hardware: Hardware, gpu: Gpu, shape: JobShape | None
 ) -> tuple[Profile, str] | None:
-    """The profile if it fits, wholly on the GPU if RAM is too short to stream from; and why."""
+    """The profile if it fits, on the GPU as far as it holds it if RAM is too short to stream from; and why."""
     if not memory_shortfall(profile, hardware, gpu, shape):
         return counted(profile, gpu, shape)
     whole = replace(profile, num_persistent_param_in_dit=None)
     if wishes.num_persistent_param_in_dit is not None or memory_shortfall(whole, hardware, gpu, shape):
         return None
-    return counted(whole, gpu, shape)[0], "RAM is too short to stream from: the blocks stay on the GPU"
+    return counted(whole, gpu, shape)[0], "RAM is too short to stream all: as many blocks as fit stay on the GPU"
 
 
 def counted(profile: Profile, gpu: Gpu, shape: JobShape | None = None) -> tuple[Profile, str]:

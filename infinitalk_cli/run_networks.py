@@ -65,7 +65,7 @@ def load_networks(
         profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
         room = GpuRoom(device, profile, shape, read_dit_sizes(files), free_gpu_bytes(device))
         return load_on_rung(request, files, loras, room, room.start(), on_note)
-    placed = build_networks(request, files, loras, device, device, on_note, exact_vae=True)
+    placed = build_networks(request, files, loras, device, on_note, exact_vae=True)
     return Networks(
         dit=placed.transformer.dit,
         vae=placed.vae,
@@ -81,16 +81,19 @@ def load_on_rung(
 ) -> Networks:
     """The networks on a GPU, placed as the rung says; where that fails, at once or in a chunk, on a lower one."""
     num_blocks, placed = room.sizes.num_layers, None
-    if rung.num_resident == num_blocks:
+    while placed is None:
         with suppress(torch.cuda.OutOfMemoryError):
-            placed = build_networks(request, files, loras, room.device, room.device, on_note, exact_vae=rung.exact_vae)
+            placed = build_networks(
+                request, files, loras, room.device, on_note, exact_vae=rung.exact_vae, num_resident=rung.num_resident
+            )
         if placed is None:
             release_gpu_memory()
-            rung = lower_rung(rung, num_blocks, "other") or rung
-            on_note(f"the GPU has no room for the whole transformer; {rung.describe(num_blocks)}")
-    if placed is None:
-        home = torch.device("cpu")
-        placed = build_networks(request, files, loras, room.device, home, on_note, exact_vae=rung.exact_vae)
+            too_many = "the whole transformer" if rung.num_resident == num_blocks else f"{rung.num_resident} blocks"
+            lower = lower_rung(rung, num_blocks, "other")
+            if lower is None:
+                raise room.refuse("what is never streamed of the transformer finds no room")
+            rung = lower
+            on_note(f"the GPU has no room for {too_many}; {rung.describe(num_blocks)}")
     return with_ladder(placed, room, rung, on_note)
 
 
@@ -169,7 +172,7 @@ class GpuRoom:
 
 @dataclass
 class PlacedTransformer:
-    """The video transformer, and where it is. `offloader`: if blocks are streamed.
+    """The video transformer, and where it is. `offloader`: if blocks are streamed, perhaps from the first on.
 
     `spare_bytes`: for what need not be made again in every step, by the rung. Nothing by default.
     """
@@ -177,7 +180,7 @@ class PlacedTransformer:
     dit: DiT
     device: torch.device
     spare_bytes: Callable[[Rung], int] = lambda _: 0
-    offloader: BlockOffloader | None = field(default=None, init=False)
+    offloader: BlockOffloader | None = None
     _steady_bytes: int = field(default=0, init=False)
 
     def take(self, rung: Rung) -> None:
@@ -243,16 +246,44 @@ def load_transformer(
     request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device
 ) -> PlacedTransformer:
     """The video transformer alone, placed for the largest picture of the request's size."""
-    home, rung = device, None
-    if device.type == "cuda":
-        profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
-        sizes = read_dit_sizes(files)
-        rung = GpuRoom(device, profile, shape_of(profile), sizes, free_gpu_bytes(device)).start()
-        home = device if rung.num_resident == sizes.num_layers else torch.device("cpu")
-    placed = PlacedTransformer(build_dit(files, dtype=compute_dtype(request, device), device=home, loras=loras), device)
-    if rung is not None:
-        placed.take(rung)
+    dtype = compute_dtype(request, device)
+    if device.type != "cuda":
+        return place_transformer(files, loras, device, dtype)
+    profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
+    rung = GpuRoom(device, profile, shape_of(profile), read_dit_sizes(files), free_gpu_bytes(device)).start()
+    placed = place_transformer(files, loras, device, dtype, num_resident=rung.num_resident)
+    placed.take(rung)
     return placed
+
+
+def place_transformer(
+    files: WeightFiles,
+    loras: Sequence[Lora],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_resident: int | None = None,
+    on_note: OnNote = lambda _: None,
+) -> PlacedTransformer:
+    """The video transformer, read to where it is to be: streamed blocks to their place in RAM, all else to the device.
+
+    Args: num_resident: blocks that stay on the device, None for all of them.
+    """
+    offloaders: list[BlockOffloader] = []
+
+    def stream(dit: DiT) -> None:
+        if num_resident is not None and num_resident < len(dit.blocks):
+            offloaders.append(BlockOffloader(list(dit.blocks), device, num_resident=num_resident))
+
+    dit = build_dit(
+        files,
+        dtype=dtype,
+        device=device,
+        loras=loras,
+        on_lora=lambda found: on_note(lora_note(found)),
+        place=stream,
+    )
+    return PlacedTransformer(dit, device, offloader=next(iter(offloaders), None))
 
 
 def steady_keys_values(dit: DiT) -> list[tuple[nn.Module, str]]:
@@ -274,22 +305,31 @@ def build_networks(
     files: WeightFiles,
     loras: Sequence[Lora],
     device: torch.device,
-    home: torch.device,
     on_note: OnNote,
     *,
     exact_vae: bool,
+    num_resident: int | None = None,
 ) -> PlacedNetworks:
-    """The networks from their files. `device`: where they will compute; `home`: where their weights are put."""
-    dtype = compute_dtype(request, device)
+    """The networks from their files, for a device to compute with.
+
+    Args: num_resident: blocks of the transformer that stay on the device; None for all of them. Unless all do, the
+        other networks are put in RAM.
+    """
+    is_whole = num_resident is None or num_resident >= read_dit_sizes(files).num_layers
+    home, dtype = device if is_whole else torch.device("cpu"), compute_dtype(request, device)
     with ThreadPoolExecutor(1) as beside:  # seconds of Python, while that of the transformer waits for files
-        beside.submit(import_library)
-        dit = build_dit(files, dtype=dtype, device=home, loras=loras, on_lora=lambda found: on_note(lora_note(found)))
-    return PlacedNetworks(
-        transformer=PlacedTransformer(dit, device),
-        vae=load_vae(files, home, exact=exact_vae),
-        image_encoder=build_image_encoder(files, dtype=half_on_gpu(device), device=home),
-        device=device,
-    )
+        others = beside.submit(build_others, files, device, home, exact_vae=exact_vae)
+        transformer = place_transformer(files, loras, device, dtype, num_resident=num_resident, on_note=on_note)
+    vae, image_encoder = others.result()
+    return PlacedNetworks(transformer, vae, image_encoder, device)
+
+
+def build_others(
+    files: WeightFiles, device: torch.device, home: torch.device, *, exact_vae: bool
+) -> tuple[VideoVAE, ImageEncoder]:
+    """The video VAE and the image encoder for a device, put in `home`; what the audio encoder is made of, imported."""
+    import_library()
+    return load_vae(files, home, exact=exact_vae), build_image_encoder(files, dtype=half_on_gpu(device), device=home)
 
 
 def load_vae(files: WeightFiles, home: torch.device, *, exact: bool) -> VideoVAE:

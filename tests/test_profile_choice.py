@@ -52,12 +52,18 @@ ROWS = {
     "8 GB laptop, enough RAM": Row(
         hardware("rtx4060-laptop-8gb", available_ram_bytes=30 * GB), "gpu-8gb", "fp8", "none", "by its 8 GiB"
     ),
-    "A10G in a 16 GB container": Row(hardware("a10g-docker"), "a10g", "int8", "none", "row", "control group"),
+    "A10G in a 16 GB container": Row(hardware("a10g-docker"), "a10g", "int8", "some", "RAM is too short to stream all"),
+    "A10G in a 16 GB container, half taken": Row(
+        hardware("a10g-docker", free_vram_bytes=8 * GB), "a10g", "int8", "none", "row", "control group"
+    ),
     "A10G with RAM": Row(machine("NVIDIA A10G", (8, 6), 22.5), "a10g", "int8", "some", "row of its own"),
     "L4": Row(hardware("l4-kubernetes"), "l4", "fp8", "some", "row of its own"),
     "A100 40 GB": Row(machine("NVIDIA A100-SXM4-40GB", (8, 0), 40), "a100-40", "none", "some", "row of its own"),
     "A100 40 GB, 32 GB of RAM": Row(
-        machine("NVIDIA A100-SXM4-40GB", (8, 0), 40, ram_gb=32), "a100-40", "int8", "all", "do not fit: 8-bit"
+        machine("NVIDIA A100-SXM4-40GB", (8, 0), 40, ram_gb=32), "a100-40", "none", "some", "row of its own"
+    ),
+    "A100 40 GB, 13 GB of RAM": Row(
+        machine("NVIDIA A100-SXM4-40GB", (8, 0), 40, ram_gb=13), "a100-40", "int8", "all", "do not fit: 8-bit"
     ),
     "A100 in MIG instances": Row(hardware("a100-40-mig"), "gpu-16gb", "int8", "none", "no fp8 arithmetic"),
     "A100 80 GB, the free one": Row(hardware("a100-80-pair"), "a100-80", "none", "all", "row of its own"),
@@ -65,7 +71,7 @@ ROWS = {
     "H100": Row(machine("NVIDIA H100 80GB HBM3", (9, 0), 80), "h100", "none", "all", "row of its own"),
     "H200": Row(hardware("h200"), "h200", "none", "all", "row of its own"),
     "H200, capped to 8-bit room": Row(
-        hardware("h200", free_vram_bytes=34 * GB, available_ram_bytes=30 * GB), "h200", "fp8", "all", "8-bit ones"
+        hardware("h200", free_vram_bytes=34 * GB, available_ram_bytes=12 * GB), "h200", "fp8", "all", "8-bit ones"
     ),
     "H200 with 10 GB left": Row(
         hardware("h200", free_vram_bytes=10 * GB), "h200", "none", "some", "its free memory holds"
@@ -167,7 +173,7 @@ def test_the_wished_gpu_is_taken_and_a_wrong_one_refused() -> None:
 
 
 def test_the_shortfall_names_who_limits_the_ram() -> None:
-    gpu = Gpu(0, free_bytes=20 * GB)
+    gpu = Gpu(0, free_bytes=6 * GB)
     text = memory_shortfall(find_profile("a10g"), hardware("a10g-docker"), gpu)
     assert "under the limit of the control group" in text
     text = memory_shortfall(find_profile("rtx-4080"), hardware("rtx4080-wsl2", available_ram_bytes=9 * GB), gpu)

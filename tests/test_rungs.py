@@ -191,6 +191,20 @@ def test_a_transformer_that_finds_no_room_when_it_is_loaded_is_streamed(
     assert f"of {num_blocks} transformer blocks stay on the GPU" in notes[1]
 
 
+def test_a_transformer_that_finds_no_room_on_any_rung_ends_with_what_would_fit(
+    files: WeightFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(run_networks, "build_networks", fail_times(99, run_networks.build_networks))
+    with pytest.raises(OutOfGpuMemoryError, match="finds no room") as caught:
+        demo_networks(files, Rung(2), notes, tmp_path)
+    assert [note.split(";")[0] for note in notes] == [
+        "the GPU has no room for the whole transformer",
+        "the GPU has no room for 1 blocks",
+    ]
+    assert "were free" in caught.value.hint
+
+
 def test_when_the_last_rung_fails_the_error_says_what_would_fit(files: WeightFiles, tmp_path: Path) -> None:
     networks = demo_networks(files, Rung(0), [], tmp_path)
     networks.dit.head.forward = fail_times(99, networks.dit.head.forward)

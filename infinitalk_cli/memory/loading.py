@@ -144,6 +144,11 @@ def nothing_ignored(name: str) -> bool:
     return False
 
 
+def nowhere_else(module: nn.Module) -> None:
+    """The default of `load_into`: every tensor gets its memory on one device."""
+    del module
+
+
 def load_into(
     module: nn.Module,
     tensors: Mapping[str, TensorRef],
@@ -152,38 +157,42 @@ def load_into(
     dtype_of: Callable[[str, torch.dtype], torch.dtype],
     device: torch.device | str = "cpu",
     ignore: Callable[[str], bool] = nothing_ignored,
+    place: Callable[[nn.Module], object] = nowhere_else,
 ) -> None:
     """Fill a module that was built on the `meta` device.
 
-    Names and shapes are checked before anything is read. Each tensor is cast by itself and assigned, so that RAM never
-    holds more than the finished network, one tensor, and the pieces of the threads that read. Buffers that are not
-    saved in files are made again by `reset_buffers()` of the modules that define it. A module class may list in
-    `stored_dtype_names` those of its parameters that keep the dtype of the file whatever `dtype_of` says: 8-bit values
-    and their scales.
+    Names and shapes are checked before anything is read. Each tensor then gets its memory, and its values are read
+    there and cast, so that RAM never holds more than what of the network is in it, one tensor, and the pieces of the
+    threads that read. Buffers that are not saved in files are made again by `reset_buffers()` of the modules that
+    define it. A module class may list in `stored_dtype_names` those of its parameters that keep the dtype of the file
+    whatever `dtype_of` says: 8-bit values and their scales.
 
     Args: what: the network in the user's words, for messages. dtype_of: final dtype from name and stored dtype.
         ignore: names in the files that have no place in the module, rightly.
+        place: called with the module when its tensors, without memory still, have their final dtypes; it may give
+        memory to some. All others get theirs on `device`.
     Raises: WeightsError: tensors are missing, unexpected or of another shape; the message lists them. Or a file can't
         be read to its end any more.
     """
     slots = _find_slots(module)
     _check(slots, tensors, ignore, what)
-    filled: set[int] = set()
-    fillings: list[Filling] = []
+    filled: dict[int, tuple[_Slot, TensorRef]] = {}
     for name, ref in tensors.items():
         slot = slots.get(name)
-        if slot is None or id(slot) in filled:
-            continue
-        dtype = ref.dtype if slot.keeps_stored_dtype else dtype_of(name, ref.dtype)
+        if slot is not None and id(slot) not in filled:
+            dtype = ref.dtype if slot.keeps_stored_dtype else dtype_of(name, ref.dtype)
+            slot.assign(torch.empty(ref.shape, dtype=dtype, device="meta"))
+            filled[id(slot)] = slot, ref
+    place(module)
+    fillings: list[Filling] = []
+    for slot, ref in filled.values():
+        target = slot.with_memory(device)
         if ref.span is None:
-            value = ref.load().to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+            target.copy_(ref.load())
         else:
-            value = torch.empty(ref.shape, dtype=dtype, device=device)
-            fillings.append(Filling(ref.span, ref.dtype, value))
-        slot.assign(value)
-        filled.add(id(slot))
+            fillings.append(Filling(ref.span, ref.dtype, target))
     try:
-        fill(fillings, torch.device(device))
+        fill(fillings)
     except OSError as error:
         raise _damaged(Path(str(error.filename)), error) from error
     _reset_buffers(module, torch.device(device))
@@ -213,6 +222,16 @@ class _Slot:
         value = nn.Parameter(tensor, requires_grad=False) if self.is_parameter else tensor
         for owner, leaf in self.places:
             setattr(owner, leaf, value)
+
+    def with_memory(self, device: torch.device | str) -> Tensor:
+        """The value, which gets memory on `device` if it has none."""
+        owner, leaf = self.places[0]
+        held: Tensor = getattr(owner, leaf).detach()
+        if not held.is_meta:
+            return held
+        made = torch.empty_like(held, device=device)
+        self.assign(made)
+        return made
 
 
 def _find_slots(module: nn.Module) -> dict[str, _Slot]:

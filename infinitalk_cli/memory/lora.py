@@ -111,17 +111,25 @@ def read_lora(path: Path, scale: float = 1.0) -> Lora:
         raise WeightsError(f"the LoRA can't be read: {error.message}", hint=hint) from error
 
 
-def apply_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys: bool = False) -> list[LoraReport]:
+def apply_loras(
+    module: nn.Module,
+    loras: Sequence[Lora],
+    *,
+    device: torch.device | str | None = None,
+    only_reference_keys: bool = False,
+) -> list[LoraReport]:
     """Add LoRA files to the weights of `module`, in place.
 
-    Args: only_reference_keys: take what the reference program takes and drop the rest, `alpha` included.
+    Args: device: where sums are made, by default where each weight is. A weight in RAM visits a GPU for it: so it
+        becomes the same as one that is there, and 14B of them take seconds.
+        only_reference_keys: take what the reference program takes and drop the rest, `alpha` included.
     Returns: one report per file.
     Raises: WeightsError: if a file has no effect; nothing is changed then.
     """
     plan = plan_loras(module, loras, only_reference_keys=only_reference_keys)
     targets = _Targets(module)
     for parameter in plan.parameters:
-        targets.add(parameter, plan)
+        targets.add(parameter, plan, None if device is None else torch.device(device))
     return list(plan.reports)
 
 
@@ -161,10 +169,14 @@ class _Targets:
         return "" if change.shape == shape else f"shape {list(change.shape)}, {change.parameter} has {list(shape)}"
 
     @torch.no_grad()
-    def add(self, parameter: str, plan: LoraPlan) -> None:
-        """Sum in float32, round once."""
+    def add(self, parameter: str, plan: LoraPlan, device: torch.device | None) -> None:
+        """Sum in float32, on `device` or where the weight is, and round once."""
         layer = self._quantized.get(parameter)
-        total = self._plain[parameter].to(torch.float32, copy=True) if layer is None else layer.dequantized()
+        if layer is None:
+            held = self._plain[parameter]
+            total = held.to(device or held.device).to(torch.float32, copy=True)
+        else:
+            total = layer.dequantized(device)
         for addition in plan.additions_to(parameter, total.device):
             total += addition
         if layer is None:

@@ -18,58 +18,19 @@ Memory that can't be page-locked is copied as it is: slower, and not beside the 
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from infinitalk_cli.memory.loading import own_tensors
+from infinitalk_cli.memory.packed import PackedBlock, PageLocks
 from infinitalk_cli.memory.residency import Residency
 
-ALIGNMENT = 256
-"""Bytes between the starts of tensors in a packed block: what a tensor of its own would have."""
 _NUM_SLOTS = 2
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor of a block lies in its packed form, and who owns it."""
-
-    owner: nn.Module
-    leaf: str
-    start: int
-    shape: torch.Size
-    dtype: torch.dtype
-    is_parameter: bool
-
-    def bind(self, packed: Tensor) -> None:
-        """Let the owner use the part of `packed` that is this tensor."""
-        num_bytes = self.shape.numel() * self.dtype.itemsize
-        value = packed[self.start : self.start + num_bytes].view(self.dtype).view(self.shape)
-        setattr(self.owner, self.leaf, nn.Parameter(value, requires_grad=False) if self.is_parameter else value)
-
-
-class _PackedBlock:
-    """The tensors of a block in one piece of RAM; they live on as parts of it."""
-
-    def __init__(self, block: nn.Module, *, pin: bool) -> None:
-        self.places, num_bytes = _plan(block)
-        self.data = torch.empty(num_bytes, dtype=torch.uint8)
-        self.is_pinned = pin and _page_lock(self.data)
-        for place in self.places:
-            tensor = getattr(place.owner, place.leaf).detach()
-            place.bind(self.data)
-            getattr(place.owner, place.leaf).data.copy_(tensor)
-
-    def bind(self, packed: Tensor) -> None:
-        """Let the block compute with the copy `packed`."""
-        for place in self.places:
-            place.bind(packed)
 
 
 @dataclass
@@ -85,6 +46,9 @@ class _Slot:
 class BlockOffloader:
     """Streams the blocks of a network through two slots of a GPU.
 
+    Blocks may be on the `meta` device still: those to be streamed then get their room in RAM, where their values are to
+    be read into, and the others are left to who reads.
+
     Args:
         blocks: called in this order in every pass; equal in size, or nearly.
         num_resident: how many stay on the GPU; all but the others.
@@ -95,13 +59,13 @@ class BlockOffloader:
         self, blocks: Sequence[nn.Module], device: torch.device, *, num_resident: int = 0, pin: bool = True
     ) -> None:
         self.device, self._blocks = device, blocks
-        self._pin = pin and device.type == "cuda"
+        self._locks = PageLocks(device) if pin and device.type == "cuda" else None
         self._numbers: list[int] = []
-        self._packed: list[_PackedBlock] = []
+        self._packed: list[PackedBlock] = []
         self._slots: list[_Slot] = []
         self.keep(num_resident)
         for block in blocks:
-            if not self.is_streamed(block):
+            if not self.is_streamed(block) and not any(tensor.is_meta for tensor in block.parameters()):
                 block.to(device)
 
     @property
@@ -114,7 +78,7 @@ class BlockOffloader:
         packed = dict(zip(self._numbers, self._packed, strict=True))
         stay = [number for number in range(len(self._blocks)) if number not in packed]
         for place in streamed_numbers(len(stay), num_resident):
-            packed[stay[place]] = _PackedBlock(self._blocks[stay[place]], pin=self._pin)
+            packed[stay[place]] = PackedBlock(self._blocks[stay[place]], self._locks)
         self._numbers = sorted(packed)
         self._packed = [packed[number] for number in self._numbers]
 
@@ -265,34 +229,3 @@ def streamed_numbers(num_blocks: int, num_resident: int) -> list[int]:
     """Which blocks travel, spread evenly; the first of each group stays, so that a copy is under way from the start."""
     num_streamed = num_blocks - max(0, min(num_resident, num_blocks))
     return [(i + 1) * num_blocks // num_streamed - 1 for i in range(num_streamed)]
-
-
-def _plan(block: nn.Module) -> tuple[list[_Place], int]:
-    """The places of a block's tensors in its packed form, and its size in bytes."""
-    places: list[_Place] = []
-    start = 0
-    for owner, leaf, tensor in _tensors(block):
-        is_parameter = isinstance(tensor, nn.Parameter)
-        places.append(_Place(owner, leaf, start, tensor.shape, tensor.dtype, is_parameter))
-        start += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
-    return places, start
-
-
-def _tensors(block: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    for owner in block.modules():
-        for leaf, tensor in own_tensors(owner):
-            yield owner, leaf, tensor
-
-
-def _page_lock(data: Tensor) -> bool:
-    """Lock the memory of a tensor in RAM for as long as it lives; False if the system refuses.
-
-    torch's own pinned memory comes in powers of two: 15 % more of 37 GB.
-    """
-    runtime: Any = torch.cuda.cudart()
-    if int(runtime.cudaHostRegister(data.data_ptr(), data.numel(), 0)) != 0:
-        with suppress(RuntimeError):  # the refusal would be blamed on the next kernel
-            torch.zeros(1, device="cuda")
-        return False
-    weakref.finalize(data, runtime.cudaHostUnregister, data.data_ptr())
-    return True

@@ -61,14 +61,16 @@ class QuantizedLinear(nn.Module):
         self.scale = nn.Parameter(torch.empty(out_features, 1, dtype=scale_dtype), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
 
-    def dequantized(self) -> Tensor:
-        """The weight `(out, in)`, float32."""
-        return self.data.to(torch.float32) * self.scale.to(torch.float32)
+    def dequantized(self, device: torch.device | None = None) -> Tensor:
+        """The weight `(out, in)`, float32, made on `device`, or where the layer is."""
+        data, scale = (part.to(device or part.device) for part in (self.data, self.scale))  # in 8 bits on its way
+        return data.to(torch.float32) * scale.to(torch.float32)
 
     def requantize(self, weight: Tensor) -> None:
-        """Take another weight `(out, in)`, with new scales, in the same 8-bit form."""
+        """Take another weight `(out, in)`, with new scales, in the same 8-bit form and in the same place."""
         data, scale = quantize_rows(weight, self.data.dtype, scale_dtype=self.scale.dtype)
-        self.data, self.scale = nn.Parameter(data, requires_grad=False), nn.Parameter(scale, requires_grad=False)
+        self.data.copy_(data)
+        self.scale.copy_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""

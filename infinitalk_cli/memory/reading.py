@@ -115,8 +115,8 @@ def _stored_records(path: Path) -> dict[int, int]:
     return found
 
 
-def fill(fillings: Sequence[Filling], device: torch.device) -> None:
-    """Give all targets, which are on `device`, their values; they are there when this returns.
+def fill(fillings: Sequence[Filling]) -> None:
+    """Give all targets their values; they are there when this returns. Targets may be in RAM and on GPUs.
 
     Raises: FileCutShortError, OSError: with the file's name.
     """
@@ -127,18 +127,24 @@ def fill(fillings: Sequence[Filling], device: torch.device) -> None:
     num_threads = min(MAX_THREADS, os.cpu_count() or 1, waiting.qsize())
     if num_threads == 0:
         return
-    movers = [_ToGpu(device) if device.type == "cuda" else _ToRam() for _ in range(num_threads)]
+    devices = {filling.target.device for filling in fillings}
+    crews = [
+        {device: _ToGpu(device) if device.type == "cuda" else _ToRam() for device in devices}
+        for _ in range(num_threads)
+    ]
     stop = threading.Event()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="weights") as pool:
         try:
-            for done in [pool.submit(_work, mover, waiting, stop) for mover in movers]:
+            for done in [pool.submit(_work, crew, waiting, stop) for crew in crews]:
                 done.result()
         finally:
             stop.set()  # after Ctrl-C or an error nobody starts another piece
 
 
-def _work(mover: _ToRam | _ToGpu, waiting: queue.SimpleQueue[Filling], stop: threading.Event) -> None:
-    """Move pieces until none is left. An error stops the other threads, too."""
+def _work(
+    crew: Mapping[torch.device, _ToRam | _ToGpu], waiting: queue.SimpleQueue[Filling], stop: threading.Event
+) -> None:
+    """Move pieces, each by who goes to its device, until none is left. An error stops the other threads, too."""
     files: dict[Path, BinaryIO] = {}
     with ExitStack() as opened:
         try:
@@ -147,14 +153,15 @@ def _work(mover: _ToRam | _ToGpu, waiting: queue.SimpleQueue[Filling], stop: thr
                 path = piece.source.path
                 if path not in files:
                     files[path] = opened.enter_context(path.open("rb", buffering=0))
-                mover.move(piece, files[path])
+                crew[piece.target.device].move(piece, files[path])
         except queue.Empty:
             pass
         except BaseException:
             stop.set()
             raise
         finally:
-            mover.finish()
+            for mover in crew.values():
+                mover.finish()
 
 
 class _ToRam:

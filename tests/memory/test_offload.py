@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from infinitalk_cli.memory.loading import load_into, open_tensors
 from infinitalk_cli.memory.offload import (
     BlockOffloader,
     StreamedStage,
@@ -105,6 +108,29 @@ def test_fewer_blocks_may_stay_between_two_stages() -> None:
         with StreamedStage(net, offloader).running():
             assert torch.equal(net(x), expected)
     assert all(p.device.type == "cpu" for p in net.blocks.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_resident", [0, 3, NUM_BLOCKS])
+def test_blocks_read_straight_to_their_places_compute_the_same(tmp_path: Path, num_resident: int) -> None:
+    x, stored, offloaders = tokens(), Net(), list[BlockOffloader]()
+    save_file(stored.state_dict(), tmp_path / "w.safetensors")
+    expected = stored.cuda()(x)
+    net = Net().to("meta")
+
+    def stream(_: nn.Module) -> None:
+        offloaders.append(BlockOffloader(list(net.blocks), x.device, num_resident=num_resident))
+
+    refs = open_tensors(tmp_path / "w.safetensors")
+    load_into(net, refs, what="", dtype_of=lambda name, held: held, device=x.device, place=stream)
+    (offloader,) = offloaders
+    resident = [block for block in net.blocks if not offloader.is_streamed(block)]
+    assert len(resident) == num_resident
+    assert all(p.is_cuda for part in (net.first, *resident) for p in part.parameters())
+    for stay in range(num_resident, -1, -1):
+        offloader.keep(stay)
+        with StreamedStage(net, offloader).running():
+            assert torch.equal(net(x), expected)
 
 
 @pytest.mark.gpu

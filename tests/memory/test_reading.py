@@ -18,8 +18,6 @@ from infinitalk_cli.memory import reading
 from infinitalk_cli.memory.loading import load_into, open_tensors
 from infinitalk_cli.memory.reading import FileSpan, Filling, fill
 
-CPU = torch.device("cpu")
-
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
@@ -45,7 +43,7 @@ def test_every_dtype_arrives_as_a_plain_cast_gives_it(tmp_path: Path, held: torc
     values = [noise(50, 3, dtype=held), noise(1, dtype=held)[0], noise(0, 4, dtype=held), noise(16, dtype=held)]
     spans = [stored(tmp_path / f"{number}", value) for number, value in enumerate(values)]
     targets = [torch.empty(value.shape, dtype=wanted) for value in values]
-    fill([Filling(span, held, target) for span, target in zip(spans, targets, strict=True)], CPU)
+    fill([Filling(span, held, target) for span, target in zip(spans, targets, strict=True)])
     assert all(torch.equal(target, value.to(wanted)) for target, value in zip(targets, values, strict=True))
 
 
@@ -65,7 +63,7 @@ def test_a_file_cut_after_it_was_opened_is_named(tmp_path: Path) -> None:
 def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     gone = FileSpan(tmp_path / "gone", 0, 4)
     with pytest.raises(FileNotFoundError) as caught:
-        fill([Filling(gone, torch.float32, torch.empty(1))], CPU)
+        fill([Filling(gone, torch.float32, torch.empty(1))])
     assert caught.value.filename == str(tmp_path / "gone")
 
 
@@ -86,7 +84,7 @@ def test_tensors_their_rows_and_other_shapes_of_them_are_found_in_the_file(tmp_p
     for name in found:
         span, target = refs[name].span, torch.empty(refs[name].shape, dtype=refs[name].dtype)
         assert span is not None
-        fill([Filling(span, target.dtype, target)], CPU)
+        fill([Filling(span, target.dtype, target)])
         assert torch.equal(target, expected[name])
         assert torch.equal(refs[name].load(), expected[name])
 
@@ -106,7 +104,7 @@ def test_ctrl_c_ends_the_reading_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         begun = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            fill(often, CPU)
+            fill(often)
         assert time.monotonic() - begun < 1.5
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -123,7 +121,7 @@ def test_the_gpu_gets_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Filling(stored(tmp_path / f"{number}", value), held, torch.empty(value.shape, dtype=wanted, device="cuda"))
         for number, value in enumerate(values)
     ]
-    fill(fillings, torch.device("cuda"))
+    fill(fillings)
     for filling, value in zip(fillings, values, strict=True):
         expected = value.to(wanted).reshape(-1).view(torch.uint8)
         assert torch.equal(filling.target.cpu().reshape(-1).view(torch.uint8), expected)
