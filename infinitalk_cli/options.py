@@ -19,7 +19,14 @@ from infinitalk_cli.footprint import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.job_media import media_hint
-from infinitalk_cli.options_media import ChunkOptions, DubbingOptions, SoundOptions, VoiceOptions, voice_files
+from infinitalk_cli.options_media import (
+    ChunkOptions,
+    DubbingOptions,
+    PictureOptions,
+    SoundOptions,
+    VoiceOptions,
+    voice_files,
+)
 from infinitalk_cli.options_values import (
     Attention,
     AudioType,
@@ -271,7 +278,7 @@ class MainOptions(ProgressOptions):
 
 
 @dataclass(frozen=True)
-class GenerateOptions(ChunkOptions, SoundOptions, DubbingOptions, VoiceOptions, MainOptions):
+class GenerateOptions(PictureOptions, ChunkOptions, SoundOptions, DubbingOptions, VoiceOptions, MainOptions):
     """Everything that `talk generate` can be told; the help shows the last base first.
 
     `more`: what stands behind the job, where nothing should.
@@ -336,6 +343,7 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
         convert=not options.no_convert,
         num_gpus=options.gpus,
         chunks=options.chunk_wishes,
+        picture=options.picture_wishes,
     )
     lenient = options.dry_run or options.skip_existing  # a dry run writes nothing; what is there, is looked at later
     check_request(replace(request, overwrite=True) if lenient else request)

@@ -1,5 +1,6 @@
 """The options of `talk generate` about source videos, sound and speech from text, and what they come to."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -11,10 +12,10 @@ import typer
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
 from infinitalk_cli.voices import DEFAULT_VOICES, VoiceFiles, locate_voices, refuse_without_synthesis
-from infinitalk_cli.wishes import ChunkWishes, SoundWishes, SourceWishes, VoiceWishes
+from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
 
 VOICE, DUBBING, SOUND = "Speech from text", "Dubbing a video", "Sound"
-CHUNKS = "Long videos"
+CHUNKS, PICTURE = "Long videos", "Picture"
 
 
 class ShortSource(str, Enum):
@@ -56,6 +57,46 @@ class DubbingOptions:
     def source_wishes(self) -> SourceWishes:
         """These options as the request has them."""
         return SourceWishes(self.short_source.value, self.scenes.value)
+
+
+class Fit(str, Enum):
+    """What happens to a picture of another shape than the video."""
+
+    crop = "crop"
+    pad = "pad"
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Of the video's picture."""
+
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH",
+            help="Exactly this size, in multiples of 16. The models know sizes near those of the sets best.",
+            show_default="the nearest shape of the --size set",
+            rich_help_panel=PICTURE,
+        ),
+    ] = None
+    fit: Annotated[
+        Fit,
+        typer.Option(
+            help="A picture of another shape: crop cuts off what hangs over; pad keeps all of it and fills the rest "
+            "with its border colours, blurred.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = Fit.crop
+
+    @property
+    def picture_wishes(self) -> PictureWishes:
+        """These options as the request has them. Raises: InputError: for a size that is none."""
+        if self.resolution is None:
+            return PictureWishes(self.fit.value)
+        sides = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", self.resolution.strip())
+        if sides is None:
+            raise InputError(f"--resolution {self.resolution!r} is not WIDTHxHEIGHT", hint="--resolution 448x896")
+        return PictureWishes(self.fit.value, width=int(sides[1]), height=int(sides[2]))
 
 
 @dataclass(frozen=True)

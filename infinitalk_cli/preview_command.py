@@ -34,6 +34,7 @@ SHOWN = (
         "overwrite",
     ),
     *("max_seconds", "quiet", "as_json", "debug", "profile", "size", "engine", "frames", "motion_frames"),
+    *("resolution", "fit"),
 )
 """The options of `talk generate` that change what a preview shows."""
 
@@ -84,7 +85,12 @@ def preview_request(options: PreviewOptions) -> GenerateRequest:
     engine = options.engine.value if options.engine else "infinitetalk"
     profile = settle(run.base, run.said.wishes, engine, run.preset)
     request = GenerateRequest(
-        job=job, output=options.output, profile=profile, engine=engine, max_seconds=options.max_seconds
+        job=job,
+        output=options.output,
+        profile=profile,
+        engine=engine,
+        max_seconds=options.max_seconds,
+        picture=options.picture_wishes,
     )
     check_settings(request)
     if options.output.exists() and any(options.output.samefile(path) for path in input_files(job)):

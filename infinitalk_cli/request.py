@@ -19,7 +19,7 @@ from infinitalk_cli.job import Job
 from infinitalk_cli.media.part_name import part_folder_of, part_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
 from infinitalk_cli.voices import VoiceFiles
-from infinitalk_cli.wishes import ChunkWishes, SoundWishes, SourceWishes, VoiceWishes
+from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
@@ -49,7 +49,7 @@ class GenerateRequest:
     text. `voice_files`: None where no text is spoken. `device`: "auto", "cpu",
     "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are
     streamed; None for as many as find room. `convert`: make compact weights first if that pays.
-    `num_gpus`: of this machine, to share every pass. `chunks`: how they meet.
+    `num_gpus`: of this machine, to share every pass. `chunks`: how they meet. `picture`: its size.
     """
 
     job: Job
@@ -76,6 +76,7 @@ class GenerateRequest:
     convert: bool = True
     num_gpus: int = 1
     chunks: ChunkWishes = field(default_factory=ChunkWishes)
+    picture: PictureWishes = field(default_factory=PictureWishes)
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
     yield from request.sound.problems(num_recordings=len(job.recordings), is_video=job.is_video)
     yield from request.voice.problems()
     yield from request.chunks.problems()
+    yield from request.picture.problems()
     if request.num_gpus > 1 and request.device not in ("auto", "cuda"):
         yield f"--gpus {request.num_gpus} does not go with --device {request.device}; --gpu N names the first GPU"
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:

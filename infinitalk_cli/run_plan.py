@@ -18,7 +18,7 @@ from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job
 from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
-from infinitalk_cli.media.image import BUCKETS, CropPlan
+from infinitalk_cli.media.image import BUCKETS, Bucket, CropPlan
 from infinitalk_cli.media.reference import VIDEO_FPS, look_at
 from infinitalk_cli.media.sound_track import exact_s
 from infinitalk_cli.media.video import VideoReader
@@ -57,14 +57,15 @@ class PlannedJob:
         scale_y = self.source_height / self.crop.resized_height
         left, top = self.crop.left * scale_x, self.crop.top * scale_y
         right, bottom = left + self.crop.width * scale_x, top + self.crop.height * scale_y
-        return round(left), round(top), round(right), round(bottom)
+        end_x, end_y = min(round(right), self.source_width), min(round(bottom), self.source_height)
+        return max(round(left), 0), max(round(top), 0), end_x, end_y
 
 
 def plan_job(request: GenerateRequest) -> PlannedJob:
     """Look at the inputs of a request. Raises: InputError: if one can't be read."""
     job = request.job
     reader = VideoReader(job.reference) if job.is_video else None
-    picture, crop = look_at(job.reference, BUCKETS[request.profile.size], reader)
+    picture, crop = look_at(job.reference, sizes_of(request), reader, request.picture.fit)
     num_frames = max(1, round(used_s(request, speech_duration_s(request)) * VIDEO_FPS))
     if request.max_seconds is not None:
         num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
@@ -72,6 +73,14 @@ def plan_job(request: GenerateRequest) -> PlannedJob:
     planned = PlannedJob(shape, crop, picture)
     refuse_unseen(job, planned)
     return planned
+
+
+def sizes_of(request: GenerateRequest) -> tuple[Bucket, ...]:
+    """The picture sizes to choose from: the one that is wished, or those of the profile's set."""
+    wished = request.picture
+    if wished.width is None or wished.height is None:
+        return BUCKETS[request.profile.size]
+    return (Bucket(wished.height / wished.width, wished.height, wished.width),)
 
 
 def refuse_unseen(job: Job, planned: PlannedJob) -> None:

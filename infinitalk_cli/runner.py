@@ -27,7 +27,6 @@ from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job
 from infinitalk_cli.kernel_wish import attention_of_run
 from infinitalk_cli.media.drift import Drift
-from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
 from infinitalk_cli.media.segments import Picture
@@ -40,7 +39,7 @@ from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks, job_mark
 from infinitalk_cli.run_networks import compute_dtype, load_networks
-from infinitalk_cli.run_plan import short_note
+from infinitalk_cli.run_plan import short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried
@@ -148,10 +147,11 @@ def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress,
     progress.stage("reference", "reading the picture")
     reference = open_reference(
         job.reference,
-        BUCKETS[request.profile.size],
+        sizes_of(request),
         is_video=job.is_video,
         by_index=request.reference_by_index,
         short_source=request.source.short_source,
+        fit=request.picture.fit,
     )
     settings = sampling_settings(request, num_output_frames(speech.duration_s))
     return Inputs(

@@ -20,6 +20,12 @@ Loudness = float | Literal["auto", "off"]
 SPEECH_LUFS = -23.0
 """Loudness at which the audio encoder hears speech, in the reference programs and here."""
 
+SIDE_STEP = 16
+"""A token of the transformer stands for so many pixels each way."""
+
+SIDES = (64, 2048)
+"""The shortest and the longest side of a video."""
+
 QUIETEST_LUFS, LOUDEST_LUFS = -60.0, -5.0
 
 
@@ -37,6 +43,30 @@ class SourceWishes:
             yield f"--reference-by-index goes by frame numbers: it can't go with --short-source {self.short_source}"
         if by_index and self.scenes == "on":
             yield "--reference-by-index goes by frame numbers: it can't go with --scenes on"
+
+
+@dataclass(frozen=True)
+class PictureWishes:
+    """How the source becomes the video's picture. `fit`: "crop" covers it and cuts the overhang off, "pad" keeps all
+    of the source. `width`, `height`: of the video in pixels; None for the nearest size of the profile's set."""
+
+    fit: Literal["crop", "pad"] = "crop"
+    width: int | None = None
+    height: int | None = None
+
+    def problems(self) -> Iterator[str]:
+        """What can't work, each with its option."""
+        if self.width is None or self.height is None:
+            return
+        least, most = SIDES
+        if not all(least <= side <= most and side % SIDE_STEP == 0 for side in (self.width, self.height)):
+            near = "x".join(
+                str(min(max(round(side / SIDE_STEP) * SIDE_STEP, least), most)) for side in (self.width, self.height)
+            )
+            yield (
+                f"--resolution takes sides from {least} to {most} that are multiples of {SIDE_STEP}, such as {near}, "
+                f"not {self.width}x{self.height}"
+            )
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,17 @@ def test_size_crop_speech_and_chunks_are_said_and_drawn(tmp_path: Path) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["look.png"]
 
 
+def test_a_padded_picture_of_a_size_of_one_s_own_is_seen_whole(tmp_path: Path) -> None:
+    result = preview(*TWO, *LEFT, "--resolution", "320x640", "--fit", "pad", "-o", tmp_path / "look.png", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["width"], told["height"]) == (320, 640)
+    assert told["crop_box"] == [0, 0, 1024, 640]
+    refused = preview(*TWO, *LEFT, "--resolution", "320x645", "-o", tmp_path / "look.png")
+    assert (refused.exit_code, "such as 320x640, not 320x645" in refused.stderr) == (2, True)
+    assert preview(*TWO, *LEFT, "--resolution", "wide", "-o", tmp_path / "look.png").exit_code == 2
+
+
 def test_a_speaker_s_place_is_in_their_colour_and_what_is_cut_off_is_dark(tmp_path: Path) -> None:
     white = tmp_path / "white.png"
     Image.new("RGB", (400, 100), "white").save(white)

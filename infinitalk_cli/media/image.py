@@ -2,7 +2,9 @@
 
 The networks were trained on a handful of sizes of about the same area. The source's aspect ratio picks one
 (`choose_bucket`), the picture is scaled to cover it and the overhang cut off evenly (`plan_crop`). Tables, rounding and
-filter are the original's to the pixel; orientation tags and alpha, which it ignores, are honoured here.
+filter are the original's to the pixel; orientation tags and alpha, which it ignores, are honoured here. On demand all
+of the picture stays instead (`plan_pad`), and its border colours, blurred, fill what it leaves: plain bars would be
+copied as such, and an enlarged copy of the picture would show its face twice.
 
 Source: the bucket tables and the resizing of InfiniteTalk and MultiTalk (Apache-2.0), same numbers and arithmetic.
 """
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.container import check_file
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 WHITE = (255, 255, 255)
 """What shows through transparent parts: skin and hair meet it more kindly than black or mid-grey."""
+
+BLUR_OF_SIDE = 32
+"""The ground beside a padded picture is blurred with a radius of the longer side over this."""
 
 MODES_WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
@@ -42,7 +47,10 @@ class Bucket:
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How a picture becomes `height` x `width`: resize to cover it, then cut from (`top`, `left`). In pixels."""
+    """How a picture becomes `height` x `width`: resize, then cut from (`top`, `left`). In pixels.
+
+    A negative `top` or `left` puts it that far inside, with room around it that is filled.
+    """
 
     height: int
     width: int
@@ -141,9 +149,25 @@ def plan_crop(height: int, width: int, target_height: int, target_width: int) ->
     )
 
 
+def plan_pad(height: int, width: int, target_height: int, target_width: int) -> CropPlan:
+    """Scale so that all of it lies within the target, in the middle."""
+    scale = min(target_height / height, target_width / width)
+    resized_height, resized_width = max(1, round(scale * height)), max(1, round(scale * width))
+    return CropPlan(
+        height=target_height,
+        width=target_width,
+        resized_height=resized_height,
+        resized_width=resized_width,
+        top=-((target_height - resized_height) // 2),
+        left=-((target_width - resized_width) // 2),
+    )
+
+
 def fit(image: Image.Image, plan: CropPlan) -> Image.Image:
-    """Resize (antialiased bilinear) and crop an RGB picture as planned."""
+    """Resize (antialiased bilinear) and crop or pad an RGB picture as planned."""
     resized = image.resize((plan.resized_width, plan.resized_height), Image.Resampling.BILINEAR)
+    if plan.resized_height < plan.height or plan.resized_width < plan.width:
+        return _padded(resized, plan)
     return resized.crop((plan.left, plan.top, plan.left + plan.width, plan.top + plan.height))
 
 
@@ -153,6 +177,16 @@ def to_frames(image: Image.Image, plan: CropPlan) -> torch.Tensor:
 
     pixels = torch.from_numpy(np.array(fit(image, plan), dtype=np.uint8))
     return ((pixels.float() / 255 - 0.5) * 2).permute(2, 0, 1)[None, :, None].contiguous()
+
+
+def _padded(resized: Image.Image, plan: CropPlan) -> Image.Image:
+    """The picture on a ground of its border colours, blurred."""
+    below, beside = plan.height - plan.resized_height, plan.width - plan.resized_width
+    around = ((-plan.top, below + plan.top), (-plan.left, beside + plan.left), (0, 0))
+    ground = Image.fromarray(np.pad(np.asarray(resized), around, mode="edge"))
+    ground = ground.filter(ImageFilter.GaussianBlur(max(plan.height, plan.width) / BLUR_OF_SIDE))
+    ground.paste(resized, (-plan.left, -plan.top))
+    return ground
 
 
 def _deep_grey_to_8_bit(image: Image.Image) -> Image.Image:

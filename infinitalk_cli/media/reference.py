@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from PIL import Image
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.media.image import Bucket, CropPlan, choose_bucket, plan_crop, read_image, to_frames
+from infinitalk_cli.media.image import Bucket, CropPlan, choose_bucket, plan_crop, plan_pad, read_image, to_frames
 from infinitalk_cli.media.source_time import ShortSource, SourceTime
 from infinitalk_cli.media.video import VideoReader
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VIDEO_FPS = 25
+
+Fit = Literal["crop", "pad"]
 
 LARGEST_ASPECT = 20
 """Long side over short side. A strip is scaled to the full height of the video before most of it is cut off."""
@@ -82,21 +84,24 @@ def open_reference(
     is_video: bool,
     by_index: bool = False,
     short_source: ShortSource = "hold",
+    fit: Fit = "crop",
 ) -> Reference:
     """Open the picture or video at `path` and fit it to the nearest size of `table`.
 
-    Args: short_source: what is seen once the video is over.
+    Args: short_source: what is seen once the video is over. fit: whether the overhang is cut off, or all of it stays.
     Raises: InputError: if it is missing, damaged, something else, or a thin strip.
     """
     reader = VideoReader(path) if is_video else None
-    first, crop = look_at(path, table, reader)
+    first, crop = look_at(path, table, reader, fit)
     if reader:
         time = SourceTime() if short_source == "hold" else SourceTime(short_source, reader.measure_length())
         return VideoReference(reader, crop, first.height, first.width, by_index, time)
     return PictureReference(to_frames(first, crop), crop, first.height, first.width)
 
 
-def look_at(path: Path, table: tuple[Bucket, ...], reader: VideoReader | None) -> tuple[Image.Image, CropPlan]:
+def look_at(
+    path: Path, table: tuple[Bucket, ...], reader: VideoReader | None, fit: Fit = "crop"
+) -> tuple[Image.Image, CropPlan]:
     """The picture, or the first one of a video that `reader` has open, and how it is fitted.
 
     Raises: InputError: as `open_reference`.
@@ -108,4 +113,5 @@ def look_at(path: Path, table: tuple[Bucket, ...], reader: VideoReader | None) -
             hint=f"cut out the face; the long side may be {LARGEST_ASPECT} times the short one at most",
         )
     bucket = choose_bucket(first.height, first.width, table)
-    return first, plan_crop(first.height, first.width, bucket.height, bucket.width)
+    plan = plan_crop if fit == "crop" else plan_pad
+    return first, plan(first.height, first.width, bucket.height, bucket.width)

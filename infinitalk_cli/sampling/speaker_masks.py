@@ -21,7 +21,10 @@ TOKEN_LATENTS = 2
 
 
 class Crop(Protocol):
-    """How the source picture becomes the video's: resized, then `height` x `width` cut out from (`top`, `left`) on."""
+    """How the source picture becomes the video's: resized, then `height` x `width` cut out from (`top`, `left`) on.
+
+    A negative `top` or `left` is room that the picture leaves.
+    """
 
     @property
     def height(self) -> int: ...
@@ -56,7 +59,7 @@ def speaker_masks(
     masks: list[Tensor] = []
     for number, place in enumerate(places, start=1):
         if isinstance(place, Tensor):
-            mask, what = place[rows.long()][:, columns.long()], "mask"
+            mask, what = place[rows.long()][:, columns.long()] & (rows >= 0)[:, None] & (columns >= 0), "mask"
         else:
             check_inside(number, place, source_height, source_width)
             mask = _inside(rows, place.top, place.bottom)[:, None] & _inside(columns, place.left, place.right)
@@ -73,9 +76,14 @@ def speaker_masks(
 
 
 def source_positions(source: int, resized: int, offset: int, target: int) -> Tensor:
-    """Source row (or column) that each latent row reads: through the resize, the crop and the step to the latents."""
+    """Source row (or column) that each latent row reads: through the resize, the crop and the step to the latents.
+
+    -1 where the picture leaves room.
+    """
     positions = torch.arange(source, dtype=torch.float32)
-    cropped = nearest(positions, resized)[offset : offset + target]
+    before, after = max(-offset, 0), max(offset + target - resized, 0)
+    placed = torch.nn.functional.pad(nearest(positions, resized), (before, after), value=-1.0)
+    cropped = placed[offset + before : offset + before + target]
     return nearest(cropped, target // LATENT_PIXELS)
 
 

@@ -15,6 +15,7 @@ from infinitalk_cli.media.image import (
     choose_bucket,
     fit,
     plan_crop,
+    plan_pad,
     read_image,
     to_frames,
 )
@@ -166,6 +167,31 @@ def test_a_strip_is_refused_before_it_is_scaled(tmp_path: Path, size: tuple[int,
 def test_a_thin_picture_is_still_taken(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 100)).save(tmp_path / "thin.png")
     assert open_reference(tmp_path / "thin.png", BUCKETS["demo"], is_video=False).crop.height == 64
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "expected"),
+    [
+        ((100, 200), (64, 64), CropPlan(64, 64, 32, 64, -16, 0)),
+        ((201, 100), (64, 64), CropPlan(64, 64, 64, 32, 0, -16)),
+        ((50, 50), (64, 64), CropPlan(64, 64, 64, 64, 0, 0)),
+        ((1, 1000), (64, 64), CropPlan(64, 64, 1, 64, -31, 0)),
+    ],
+)
+def test_a_padded_picture_lies_whole_in_the_middle(
+    size: tuple[int, int], target: tuple[int, int], expected: CropPlan
+) -> None:
+    assert plan_pad(*size, *target) == expected
+
+
+def test_the_room_around_a_padded_picture_has_its_border_colours() -> None:
+    image = Image.new("RGB", (40, 20), (200, 40, 40))
+    image.paste((40, 40, 200), (0, 10, 40, 20))
+    padded = np.asarray(fit(image, plan_pad(20, 40, 32, 32)))
+    assert padded.shape == (32, 32, 3)
+    assert np.abs(padded[0].astype(int) - (200, 40, 40)).max() < 8
+    assert np.abs(padded[-1].astype(int) - (40, 40, 200)).max() < 8
+    assert (padded[8:12] == (200, 40, 40)).all()
 
 
 def test_the_first_bucket_wins_a_tie() -> None:

@@ -52,6 +52,17 @@ def test_first_speaker_is_the_left_one_by_default() -> None:
     assert masks[1].sum() > 0
 
 
+def test_masks_leave_the_room_around_a_padded_picture_to_nobody() -> None:
+    # 64 x 64 pixels in the middle of 64 x 128
+    crop = CropOf(64, 128, 64, 64, left=-32)
+    boxes = speaker_masks(64, 64, crop, [PixelBox(0, 0, 32, 64), PixelBox(32, 0, 64, 64)])
+    assert boxes[0].sum(0).tolist() == [0] * 4 + [8] * 4 + [0] * 8
+    assert boxes[1].sum(0).tolist() == [0] * 8 + [8] * 4 + [0] * 4
+    painted = torch.zeros(2, 64, 64, dtype=torch.bool)
+    painted[0, :, :32] = painted[1, :, 32:] = True
+    assert torch.equal(speaker_masks(64, 64, crop, list(painted)), boxes)
+
+
 def test_masks_follow_the_picture_through_resize_and_crop() -> None:
     # 128 x 256 pixels, halved, and the middle 64 columns cut out: source columns 64 to 192
     crop = CropOf(64, 64, 64, 128, left=32)
