@@ -13,12 +13,14 @@ blocks needs room on the GPU for two of them, if the next is on its way while on
 The same kernels see the same bits as in a resident network, so the results are the same bit for bit. Blocks are called
 as they are: hooks point their parameters to the slot before a call.
 
-Memory that can't be page-locked is copied as it is: slower, and not beside the computing. `is_pinned` tells.
+Where memory can't be page-locked, a thread carries the blocks through a little that is (`carrying.py`): that costs the
+CPU a copy, and computing goes on beside it. `is_pinned` tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +28,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from infinitalk_cli.memory.carrying import Carrier
 from infinitalk_cli.memory.loading import own_tensors
 from infinitalk_cli.memory.packed import PackedBlock, PageLocks
 from infinitalk_cli.memory.residency import Residency
@@ -35,12 +38,17 @@ _NUM_SLOTS = 2
 
 @dataclass
 class _Slot:
-    """Room for one block on the GPU. `holds`: number of the block in it. Events: copied to; computed with."""
+    """Room for one block on the GPU.
+
+    `holds`: number of the block in it. Events: copied to; computed with. `sent`: by a thread, behind which `full` is to
+    be looked at.
+    """
 
     data: Tensor
     full: torch.cuda.Event
     free: torch.cuda.Event
     holds: int | None = None
+    sent: Future[None] | None = None
 
 
 class BlockOffloader:
@@ -63,6 +71,7 @@ class BlockOffloader:
         self._numbers: list[int] = []
         self._packed: list[PackedBlock] = []
         self._slots: list[_Slot] = []
+        self._fetches = True
         self.keep(num_resident)
         for block in blocks:
             if not self.is_streamed(block) and not any(tensor.is_meta for tensor in block.parameters()):
@@ -90,9 +99,13 @@ class BlockOffloader:
     def _copies(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)
 
+    @cached_property
+    def _carrier(self) -> Carrier:
+        return Carrier(self._copies)
+
     @property
     def is_pinned(self) -> bool:
-        """Whether copies run beside the computing."""
+        """Whether the GPU fetches the blocks by itself."""
         return all(packed.is_pinned for packed in self._packed)
 
     @property
@@ -127,12 +140,14 @@ class BlockOffloader:
         finally:
             for hook in hooks:
                 hook.remove()
+            wait([slot.sent for slot in self._slots if slot.sent is not None])
             torch.cuda.current_stream(self.device).wait_stream(self._copies)  # the slots' memory may be used again
             self._slots.clear()
             for packed in self._packed:
                 packed.bind(packed.data)
 
     def _open_slots(self) -> None:
+        self._fetches = self.is_pinned  # one way for all blocks, so that copies keep their order
         size = max((packed.data.numel() for packed in self._packed), default=0)
         for number in range(min(_NUM_SLOTS, len(self._packed))):
             data = torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -142,12 +157,14 @@ class BlockOffloader:
             self._fetch(number, slot)
 
     def _before(self, number: int, *call: object) -> None:
-        """Point the block to its slot; the computing stream waits for the copy, the CPU does not."""
+        """Point the block to its slot; the computing stream waits for the copy, the CPU at most for its sending."""
         slot = next((slot for slot in self._slots if slot.holds == number), None)
         if slot is None:  # a pass was left early, and another one is in the slots
             slot = self._slots[number % len(self._slots)]
             slot.free.record(torch.cuda.current_stream(self.device))
             self._fetch(number, slot)
+        if slot.sent is not None:
+            slot.sent.result()
         torch.cuda.current_stream(self.device).wait_event(slot.full)
         self._packed[number].bind(slot.data)
 
@@ -160,12 +177,15 @@ class BlockOffloader:
     def _fetch(self, number: int, slot: _Slot) -> None:
         if slot.holds == number:
             return
+        slot.holds = number
         packed = self._packed[number].data
+        if not self._fetches:
+            slot.sent = self._carrier.carry(packed, slot.data, slot.free, slot.full)
+            return
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(slot.free)
             slot.data[: packed.numel()].copy_(packed, non_blocking=True)
             slot.full.record(self._copies)
-        slot.holds = number
 
 
 @dataclass(frozen=True)

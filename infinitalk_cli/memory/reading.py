@@ -194,7 +194,7 @@ class _ToGpu:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))
-        self._stages = [(_page_locked(PIECE_BYTES), torch.cuda.Event()) for _ in range(2)]
+        self._stages = [(page_locked(PIECE_BYTES), torch.cuda.Event()) for _ in range(2)]
 
     def move(self, piece: Filling, file: BinaryIO) -> None:
         stage, has_left = self._stages[0]
@@ -213,7 +213,7 @@ class _ToGpu:
         self._stream.synchronize()
 
 
-def _page_locked(num_bytes: int) -> Tensor:
+def page_locked(num_bytes: int) -> Tensor:
     """Bytes of RAM that the GPU can fetch by itself; common RAM, which is slower, where the system refuses."""
     try:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from infinitalk_cli.memory import carrying, packed
 from infinitalk_cli.memory.loading import load_into, open_tensors
 from infinitalk_cli.memory.offload import (
     BlockOffloader,
@@ -17,6 +18,7 @@ from infinitalk_cli.memory.offload import (
     streamed_numbers,
     visiting,
 )
+from infinitalk_cli.memory.packed import page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear
 
 WIDTH, NUM_BLOCKS = 64, 7
@@ -157,12 +159,26 @@ def test_only_two_blocks_are_on_the_gpu_and_none_afterwards() -> None:
 
 
 @pytest.mark.gpu
-def test_memory_that_is_not_locked_works_too() -> None:
-    x, net = tokens(), Net()
-    offloader = BlockOffloader(list(net.blocks), x.device, pin=False)
-    with StreamedStage(net, offloader).running():
-        assert torch.equal(net(x), Net().cuda()(x))
-    assert not offloader.is_pinned
+@pytest.mark.parametrize("num_granted", [0, 1, 4])
+@pytest.mark.parametrize("num_resident", [0, 2, NUM_BLOCKS - 1])
+def test_memory_that_is_not_locked_works_too(
+    monkeypatch: pytest.MonkeyPatch, num_granted: int, num_resident: int
+) -> None:
+    x, net, asked = tokens(), Net(), list[int]()
+    expected = Net().cuda()(x)
+
+    def grant(data: Tensor, device: torch.device) -> bool:
+        asked.append(data.numel())
+        return len(asked) <= num_granted and page_lock(data, device)
+
+    monkeypatch.setattr(packed, "page_lock", grant)
+    monkeypatch.setattr(carrying, "PIECE_BYTES", 4_000)  # several of them a block, the last one shorter
+    offloader = BlockOffloader(list(net.blocks), x.device, num_resident=num_resident)
+    assert offloader.is_pinned == (num_granted >= NUM_BLOCKS - num_resident)
+    for _ in range(2):
+        with StreamedStage(net, offloader).running():
+            assert all(torch.equal(net(x), expected) for _ in range(4))
+            net.blocks[0](x)  # a pass that is left early
 
 
 @pytest.mark.gpu
