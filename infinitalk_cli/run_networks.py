@@ -239,7 +239,7 @@ def tell_placement(placed: PlacedTransformer, on_note: OnNote) -> None:
     stay, num_blocks = placed.offloader.num_resident, len(placed.dit.blocks)
     on_note(f"{stay} of {num_blocks} transformer blocks stay on the GPU, the others are streamed")
     if not placed.offloader.is_pinned:
-        on_note("the system refuses to lock that much RAM: blocks are carried by a thread, which takes some of the CPU")
+        on_note("RAM is too short to lock all of them in it: they are carried by a thread, which takes some of the CPU")
 
 
 def load_transformer(

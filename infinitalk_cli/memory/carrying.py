@@ -8,6 +8,7 @@ has been sent, and that while the one before is computed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -24,24 +25,41 @@ class Carrier:
         self._stages = [(page_locked(PIECE_BYTES), torch.cuda.Event()) for _ in range(2)]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="carrier")
 
-    def carry(self, source: Tensor, target: Tensor, free: torch.cuda.Event, full: torch.cuda.Event) -> Future[None]:
+    def carry(
+        self, source: Tensor, target: Tensor, *, is_locked: bool, free: torch.cuda.Event, full: torch.cuda.Event
+    ) -> Future[None]:
         """Copy the bytes `source` to the front of `target`.
 
-        Args: free: recorded already: `target` may be written to behind it. full: recorded behind the copy, when the
-            result is there.
+        Args: is_locked: the GPU can fetch them by itself. free: recorded already; `target` may be written to behind
+            it. full: recorded behind the copy, when the result is there.
         """
-        return self._thread.submit(self._carry, source, target, free, full)
+        send = self._send_whole if is_locked else self._send_in_pieces
+        return self._thread.submit(self._carry, send, source, target, free, full)
 
-    def _carry(self, source: Tensor, target: Tensor, free: torch.cuda.Event, full: torch.cuda.Event) -> None:
+    def _carry(
+        self,
+        send: Callable[[Tensor, Tensor], None],
+        source: Tensor,
+        target: Tensor,
+        free: torch.cuda.Event,
+        full: torch.cuda.Event,
+    ) -> None:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(free)
-            for start in range(0, source.numel(), PIECE_BYTES):
-                piece = source[start : start + PIECE_BYTES]
-                stage, has_left = self._stages[0]
-                self._stages.reverse()
-                has_left.synchronize()
-                locked = stage[: piece.numel()]
-                locked.copy_(piece)
-                target[start : start + piece.numel()].copy_(locked, non_blocking=True)
-                has_left.record(self._stream)
+            send(source, target[: source.numel()])
             full.record(self._stream)
+
+    @staticmethod
+    def _send_whole(source: Tensor, target: Tensor) -> None:
+        target.copy_(source, non_blocking=True)
+
+    def _send_in_pieces(self, source: Tensor, target: Tensor) -> None:
+        for start in range(0, source.numel(), PIECE_BYTES):
+            piece = source[start : start + PIECE_BYTES]
+            stage, has_left = self._stages[0]
+            self._stages.reverse()
+            has_left.synchronize()
+            locked = stage[: piece.numel()]
+            locked.copy_(piece)
+            target[start : start + piece.numel()].copy_(locked, non_blocking=True)
+            has_left.record(self._stream)

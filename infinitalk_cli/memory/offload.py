@@ -178,9 +178,9 @@ class BlockOffloader:
         if slot.holds == number:
             return
         slot.holds = number
-        packed = self._packed[number].data
+        packed, is_locked = self._packed[number].data, self._packed[number].is_pinned
         if not self._fetches:
-            slot.sent = self._carrier.carry(packed, slot.data, slot.free, slot.full)
+            slot.sent = self._carrier.carry(packed, slot.data, is_locked=is_locked, free=slot.free, full=slot.full)
             return
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(slot.free)

@@ -5,7 +5,8 @@ are as large as the system has them, which makes them quicker to come by and to 
 they are locked and full, two threads, Linux), and they are locked by threads of their own while others read. A thread
 that reads does not wait for the locking: a page that it comes to first is there all the same.
 
-Where the system refuses to lock memory, the piece is common RAM.
+Locked pages can't be swapped out, and a system without others ends programs. So where RAM is short, or the system
+refuses, a piece stays common RAM.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ from infinitalk_cli.memory.loading import own_tensors
 ALIGNMENT = 256
 """Bytes between the starts of tensors in a packed block: what a tensor of its own would have."""
 LOCK_THREADS = 4
+SPARE_BYTES = 1_500_000_000
+"""RAM that is to be free beside what is locked."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,20 @@ class PageLocks:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._threads = ThreadPoolExecutor(LOCK_THREADS, thread_name_prefix="page-locks")
+        self._under_way: dict[Future[bool], int] = {}
 
-    def begin(self, data: Tensor) -> Future[bool]:
-        """Have the memory of a tensor locked for as long as it lives; False if the system refuses."""
-        return self._threads.submit(page_lock, data, self._device)
+    def begin(self, data: Tensor) -> Future[bool] | None:
+        """Have the memory of a tensor, not used yet, locked for as long as it lives.
+
+        False if the system refuses; None if RAM is short.
+        """
+        self._under_way = {lock: num_bytes for lock, num_bytes in self._under_way.items() if not lock.done()}
+        taken = sum(self._under_way.values()) + data.numel()
+        if taken + SPARE_BYTES > psutil.virtual_memory().available:
+            return None
+        lock = self._threads.submit(page_lock, data, self._device)
+        self._under_way[lock] = data.numel()
+        return lock
 
 
 def page_lock(data: Tensor, device: torch.device) -> bool:

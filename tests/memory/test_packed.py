@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,6 +121,24 @@ def test_a_block_whose_memory_is_not_locked_is_whole_all_the_same(
     assert made.is_pinned == is_granted
     assert asked == [made.data.numel()]
     assert torch.equal(block.weight, weight)
+
+
+def test_no_more_is_locked_than_ram_has_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, blocks = Event(), [nn.Linear(WIDTH, WIDTH) for _ in range(4)]
+
+    def slow(data: torch.Tensor, device: torch.device) -> bool:
+        return may_end.wait(10)
+
+    size = PackedBlock(nn.Linear(WIDTH, WIDTH), None).data.numel()
+    free = SimpleNamespace(available=packed.SPARE_BYTES + 2 * size)  # none of it is taken while locking goes on
+    monkeypatch.setattr(packed, "page_lock", slow)
+    monkeypatch.setattr(packed.psutil, "virtual_memory", lambda: free)
+    locks = PageLocks(CPU)
+    made = [PackedBlock(block.to("meta"), locks) for block in blocks]
+    may_end.set()
+    assert [block.is_pinned for block in made] == [True, True, False, False]
+    free.available = packed.SPARE_BYTES
+    assert not PackedBlock(nn.Linear(WIDTH, WIDTH), locks).is_pinned
 
 
 def test_large_pages_are_there_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
