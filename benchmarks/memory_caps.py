@@ -45,6 +45,7 @@ from infinitalk_cli.footprint import (
     working_bytes,
 )
 from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.ladder import release_gpu_memory
 from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import find_profile
@@ -115,6 +116,7 @@ class Usage:
 def main() -> None:
     """Print a line for each cap, the largest first."""
     options = read_options()
+    use_growing_segments()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     height, width = map(int, options.size.split("x"))
     shape = JobShape(width, height, options.frames)
@@ -177,6 +179,7 @@ def run_capped(
 ) -> tuple[dict[str, Any], Tensor | None]:
     """One chunk in a room; the row to print, and the latents, None if the last rung failed."""
     on_gpu, notes, latents = room.device.type == "cuda", list[str](), list[Tensor]()
+    networks = with_ladder(placed, room, rung, notes.append)
     release_gpu_memory()
     if on_gpu:
         allowed = (room.free_bytes - context_bytes) / torch.cuda.get_device_properties(room.device).total_memory
@@ -185,7 +188,6 @@ def run_capped(
     begun_s, failed = time.perf_counter(), ""
     with usage.watched(), seen_latents(placed, latents):
         try:
-            networks = with_ladder(placed, room, rung, notes.append)
             conditioning, settings = inputs(placed, room, num_steps)
             for _ in generate_chunks(networks, conditioning, settings):
                 pass

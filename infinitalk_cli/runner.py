@@ -33,6 +33,7 @@ from infinitalk_cli.media.segments import Picture
 from infinitalk_cli.media.sound_track import SoundTrack
 from infinitalk_cli.media.speech import SpeechTracks
 from infinitalk_cli.media.writer import VideoWriter
+from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.progress import OnProgress, ignore_progress
@@ -211,6 +212,7 @@ def few_threads(request: GenerateRequest, device: torch.device) -> Generator[Non
 
 def pick_device(wish: str) -> torch.device:
     """The device to compute on. Raises: EnvironmentUnfitError: if a GPU is asked for that torch can't use."""
+    use_growing_segments()
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wish)
