@@ -87,7 +87,7 @@ class BlockOffloader:
         packed = dict(zip(self._numbers, self._packed, strict=True))
         stay = [number for number in range(len(self._blocks)) if number not in packed]
         for place in streamed_numbers(len(stay), num_resident):
-            packed[stay[place]] = PackedBlock(self._blocks[stay[place]], self._locks)
+            packed[stay[place]] = PackedBlock(self._blocks[stay[place]])
         self._numbers = sorted(packed)
         self._packed = [packed[number] for number in self._numbers]
 
@@ -105,7 +105,11 @@ class BlockOffloader:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the GPU fetches the blocks by itself."""
+        """Whether the GPU fetches the blocks by itself. When asked first, their values being there, they are locked."""
+        if self._locks is None:
+            return not self._packed
+        for packed in self._packed:
+            packed.lock(self._locks)
         return all(packed.is_pinned for packed in self._packed)
 
     @property

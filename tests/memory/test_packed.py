@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Event
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from infinitalk_cli.memory import packed
 from infinitalk_cli.memory.loading import load_into, open_tensors
 from infinitalk_cli.memory.lora import Lora, apply_loras
 from infinitalk_cli.memory.offload import BlockOffloader
-from infinitalk_cli.memory.packed import PackedBlock, PageLocks, large_pages
+from infinitalk_cli.memory.packed import PackedBlock, PageLocks, large_pages, page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from tests.memory.refs import NOWHERE, refs_of
 
@@ -105,7 +103,7 @@ def test_loras_are_added_where_the_values_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_granted", [True, False])
-def test_a_block_whose_memory_is_not_locked_is_whole_all_the_same(
+def test_a_block_is_locked_once_and_whole_whatever_the_answer(
     monkeypatch: pytest.MonkeyPatch, is_granted: bool
 ) -> None:
     asked: list[int] = []
@@ -115,30 +113,27 @@ def test_a_block_whose_memory_is_not_locked_is_whole_all_the_same(
         return is_granted
 
     monkeypatch.setattr(packed, "page_lock", answer)
-    block = nn.Linear(WIDTH, WIDTH)
+    block, locks = nn.Linear(WIDTH, WIDTH), PageLocks(CPU)
     weight = block.weight.detach().clone()
-    made = PackedBlock(block, PageLocks(CPU))
-    assert made.is_pinned == is_granted
+    made = PackedBlock(block)
+    assert not made.is_pinned
+    for _ in range(2):
+        made.lock(locks)
+        assert made.is_pinned == is_granted
     assert asked == [made.data.numel()]
     assert torch.equal(block.weight, weight)
 
 
-def test_no_more_is_locked_than_ram_has_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    may_end, blocks = Event(), [nn.Linear(WIDTH, WIDTH) for _ in range(4)]
+def test_no_memory_is_locked_where_ram_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> None:
+        raise AssertionError("asked")
 
-    def slow(data: torch.Tensor, device: torch.device) -> bool:
-        return may_end.wait(10)
-
-    size = PackedBlock(nn.Linear(WIDTH, WIDTH), None).data.numel()
-    free = SimpleNamespace(available=packed.SPARE_BYTES + 2 * size)  # none of it is taken while locking goes on
-    monkeypatch.setattr(packed, "page_lock", slow)
-    monkeypatch.setattr(packed.psutil, "virtual_memory", lambda: free)
-    locks = PageLocks(CPU)
-    made = [PackedBlock(block.to("meta"), locks) for block in blocks]
-    may_end.set()
-    assert [block.is_pinned for block in made] == [True, True, False, False]
-    free.available = packed.SPARE_BYTES
-    assert not PackedBlock(nn.Linear(WIDTH, WIDTH), locks).is_pinned
+    monkeypatch.setattr(torch.cuda, "cudart", never)
+    monkeypatch.setattr(packed, "SPARE_BYTES", 2**50)
+    assert not page_lock(torch.empty(5), CPU)
+    monkeypatch.setattr(packed, "SPARE_BYTES", 0)
+    with pytest.raises(AssertionError, match="asked"):
+        page_lock(torch.empty(5), CPU)
 
 
 def test_large_pages_are_there_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
