@@ -16,6 +16,9 @@ from infinitalk_cli.console import Console
 
 OUTPUT = "Output"
 
+HIDDEN = ("more", "given", "record")
+"""Fields of options that are no options."""
+
 
 class ProgressWish(str, Enum):
     """How progress is shown: a bar on a terminal and lines elsewhere, or as said."""
@@ -63,17 +66,20 @@ def taking(
 ) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
     """Let a command that takes one dataclass show that dataclass's fields to Typer as its options.
 
-    `shown`: these alone, None for all; the others keep their defaults. A field `more` is never shown: it is given the
-    arguments that are left over, where the command allows any.
+    `shown`: these alone, None for all; the others keep their defaults. Fields whose name is in `HIDDEN` are never
+    shown: `more` is given the arguments that are left over, where the command allows any, and `given` the names of the
+    options that stood on the command line.
     """
+    whole = inspect.signature(options).parameters
 
     def wrap(command: Callable[[Any], None]) -> Callable[..., None]:
         def run(context: typer.Context, **values: Any) -> None:
-            more = {"more": tuple(context.args)} if context.args else {}
-            command(options(**values, **more))
+            hidden: dict[str, Any] = {"more": tuple(context.args)} if context.args else {}
+            if "given" in whole:
+                hidden["given"] = frozenset(name for name in values if _stood_there(context, name))
+            command(options(**values, **hidden))
 
-        whole = inspect.signature(options).parameters
-        kept = [field for name, field in whole.items() if name != "more" and (shown is None or name in shown)]
+        kept = [field for name, field in whole.items() if name not in HIDDEN and (shown is None or name in shown)]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__annotations__ = {**get_type_hints(options, include_extras=True), "context": typer.Context}
@@ -82,3 +88,8 @@ def taking(
         return run
 
     return wrap
+
+
+def _stood_there(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

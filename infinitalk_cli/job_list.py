@@ -18,6 +18,7 @@ from typing import Any, cast
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job, job_of_fields
 from infinitalk_cli.job_file import parse_job, parse_json, read_text
+from infinitalk_cli.job_record import is_record
 
 STDIN = "-"
 LINES = (".jsonl", ".ndjson")
@@ -55,17 +56,27 @@ def is_list(words: Sequence[str]) -> bool:
 
 
 def list_jobs(words: Sequence[str]) -> list[ListedJob]:
-    """The jobs that files, patterns and "-" name, in order. Raises: InputError: if there are none at a place."""
-    found = list[ListedJob]()
+    """The jobs that files, patterns and "-" name, in order; records of videos are passed over.
+
+    Raises: InputError: if there are none at a place.
+    """
+    found, records = list[ListedJob](), list[str]()
     for word in words:
         paths = sorted(glob(word, recursive=True)) if is_pattern(word) else [word]  # noqa: PTH207  also absolute
         if not paths:
             raise InputError(f"no file has a name like {word!r}", hint="the pattern starts at the working directory")
         for path in paths:
+            if is_record(Path(path)):  # of a video that lies beside its job
+                records.append(path)
+                continue
             jobs = list(_jobs_of(path))
             if not jobs:
                 raise InputError(f"{'stdin' if path == STDIN else path} holds no job", hint="one JSON object in a line")
             found += jobs
+    if records and not found:
+        raise InputError(
+            f"{', '.join(records)}: records of videos, no jobs", hint=f"one at a time: talk generate {records[0]}"
+        )
     return found
 
 

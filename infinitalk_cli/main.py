@@ -18,7 +18,9 @@ from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.job_list import is_list
+from infinitalk_cli.job_record import JobRecord
 from infinitalk_cli.options import GenerateOptions, PreparedRun, job_words, prepare_run
+from infinitalk_cli.options_record import record_of, repeating
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
@@ -68,12 +70,16 @@ def generate(options: GenerateOptions) -> None:
     talk generate --video clip.mp4 --audio french.wav --prompt "A woman talks."
     talk generate job.json --profile demo
     talk generate 'jobs/*.json' more.jsonl -o 'out/{stem}-{seed}.mp4' --skip-existing
+    talk generate talk.json   # the record beside talk.mp4: makes it again
     """
     console = options.console()
     with errors_as_exit_codes(console), stops_as_interrupts():
         if is_list(job_words(options)):
             run_batch(options, console, bind_gpus, perform)
             return
+        if record := record_of(options):
+            options = repeating(options, record)
+            console.note(repetition_note(record))
         prepared = prepare_run(options)
         if not options.dry_run:
             bind_gpus(prepared)
@@ -171,6 +177,14 @@ def notes(request: GenerateRequest) -> list[str]:
     return found
 
 
+def repetition_note(record: JobRecord) -> str:
+    """What is made again, and which of its inputs are not what they were."""
+    told = f"{record.video.name} once more, as {record.path} tells"
+    if changed := list(record.changed_inputs()):
+        told += f"\nnote: it will be another video, as these have changed since: {', '.join(changed)}"
+    return told
+
+
 def foreign_weights_notes(request: GenerateRequest) -> list[str]:
     """A word where the demo does not run on its own weights."""
     if not request.profile.demo_weights or request.weights_dir is None:
@@ -182,16 +196,18 @@ def closing_note(request: GenerateRequest, result: GenerateResult) -> str:
     """What was made, and the next command."""
     size = f"{result.width} x {result.height} at {result.fps} fps"
     made = f"{result.duration_s:.2f} s of {size}, made in {duration(result.elapsed_s)}"
+    told = f"\nrecord: {result.record}" if result.record else ""
     if request.weights_dir is None:
-        return f"{made} with the demo weights\nnext: talk download, then the same without --profile demo"
+        return f"{made} with the demo weights{told}\nnext: talk download, then the same without --profile demo"
     other = request.output.with_stem(f"{request.output.stem}-{request.seed + 1}")
-    return f"{made}\nnext: the same with --seed {request.seed + 1} -o {other} for another take"
+    return f"{made}{told}\nnext: the same with --seed {request.seed + 1} -o {other} for another take"
 
 
 def result_record(request: GenerateRequest, result: GenerateResult) -> dict[str, object]:
     """The outcome as `--json` prints it."""
     chosen = {"seed": request.seed, "engine": request.engine, "profile": request.profile.name}
-    return {**asdict(result), "output": str(result.output), "duration_s": result.duration_s, **chosen}
+    paths = {"output": str(result.output), "record": str(result.record) if result.record else None}
+    return {**asdict(result), **paths, "duration_s": result.duration_s, **chosen}
 
 
 app.command()(bench)

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from infinitalk_cli.footprint import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
 from infinitalk_cli.job_media import media_hint
+from infinitalk_cli.job_record import JobRecord, is_record, read_record
 from infinitalk_cli.options_media import (
     ChunkOptions,
     DubbingOptions,
@@ -27,6 +28,7 @@ from infinitalk_cli.options_media import (
     VoiceOptions,
     voice_files,
 )
+from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
 from infinitalk_cli.options_values import (
     Attention,
     AudioType,
@@ -48,9 +50,6 @@ from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
 DEFAULT_TEACACHE_THRESHOLD = 0.2
 LARGEST_RANDOM_SEED = 2**31
 """A random seed stays short enough to be typed again."""
-
-OPTION_OF_KEY = {"steps": "num_steps"}
-"""Fields of `GenerateOptions` whose name is not the setting's."""
 
 INPUT, SAMPLING, MACHINE, TUNING = "Input", "Quality and speed", "Weights and machine", "Fine tuning"
 
@@ -281,10 +280,13 @@ class MainOptions(ProgressOptions):
 class GenerateOptions(PictureOptions, ChunkOptions, SoundOptions, DubbingOptions, VoiceOptions, MainOptions):
     """Everything that `talk generate` can be told; the help shows the last base first.
 
-    `more`: what stands behind the job, where nothing should.
+    `more`: what stands behind the job, where nothing should. `given`: the fields that were said on the command line.
+    `record`: of the video that is to be made again.
     """
 
     more: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
+    record: JobRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,7 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
         chunks=options.chunk_wishes,
         picture=options.picture_wishes,
     )
+    request = replace(request, told=told_options(options, run, request))
     lenient = options.dry_run or options.skip_existing  # a dry run writes nothing; what is there, is looked at later
     check_request(replace(request, overwrite=True) if lenient else request)
     refuse_gpuless(run)
@@ -435,10 +438,12 @@ def read_options_job(options: GenerateOptions) -> Job:
             audio_type=audio_type or "para",
         )
     refuse_doubled(options)
+    if is_record(options.input_json):
+        return replace((options.record or read_record(options.input_json)).job, **said_anew(options))
     return read_job(options.input_json, said_anew(options))
 
 
-def said_anew(options: GenerateOptions) -> dict[str, str]:
+def said_anew(options: GenerateOptions) -> dict[str, Any]:
     """What options say of a job in a file's place."""
     audio_type = options.audio_type.value if options.audio_type else None
     texts = {"prompt": options.prompt, "negative_prompt": options.negative_prompt, "audio_type": audio_type}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
@@ -38,6 +39,19 @@ class LoraFile:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the record of a video tells of how it was asked for, in JSON's values.
+
+    `options`: of the command, by their field, with what was left open settled; `origins`: where each comes from.
+    `repeats`: of a run that repeats a record, what decided the frames then.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
+    repeats: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
 class GenerateRequest:
     """One run.
 
@@ -49,7 +63,8 @@ class GenerateRequest:
     text. `voice_files`: None where no text is spoken. `device`: "auto", "cpu",
     "cuda" or "cuda:N". `resident_parameters`: of the transformer's, so many may stay on the GPU, the others are
     streamed; None for as many as find room. `convert`: make compact weights first if that pays.
-    `num_gpus`: of this machine, to share every pass. `chunks`: how they meet. `picture`: its size.
+    `num_gpus`: of this machine, to share every pass. `chunks`: how they meet. `picture`: its size. `told`: for the
+    record.
     """
 
     job: Job
@@ -77,13 +92,15 @@ class GenerateRequest:
     num_gpus: int = 1
     chunks: ChunkWishes = field(default_factory=ChunkWishes)
     picture: PictureWishes = field(default_factory=PictureWishes)
+    told: Told = field(default_factory=Told)
 
 
 @dataclass(frozen=True)
 class GenerateResult:
     """What a run made. Sizes in pixels, times in seconds, peaks in bytes (None where not measured).
 
-    `drift`: how far colours strayed and how much seams stand out, as `Drift.summary` has it.
+    `drift`: how far colours strayed and how much seams stand out, as `Drift.summary` has it. `record`: the file beside
+    the video that tells all of this, None if it could not be written.
     """
 
     output: Path
@@ -96,6 +113,7 @@ class GenerateResult:
     ram_peak_bytes: int | None = None
     vram_peak_bytes: int | None = None
     drift: Mapping[str, float | int | None] = field(default_factory=dict[str, float | int | None])
+    record: Path | None = None
 
     @property
     def duration_s(self) -> float:

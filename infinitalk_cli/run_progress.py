@@ -31,11 +31,18 @@ class RunProgress:
     _begun_s: float = field(default_factory=time.monotonic)
     _video_begun_s: float = field(default_factory=time.monotonic)
     _chunks_before: int = 0
+    _stages: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self._begun_s
+
+    @property
+    def stages_s(self) -> dict[str, float]:
+        """Seconds that each stage took; the last one until now."""
+        ends = [begun_s for _, begun_s in self._stages[1:]] + [time.monotonic()]
+        return {name: round(end_s - begun_s, 3) for (name, begun_s), end_s in zip(self._stages, ends, strict=True)}
 
     @property
     def vram_peak_bytes(self) -> int | None:
@@ -48,11 +55,13 @@ class RunProgress:
 
     def stage(self, name: str, message: str = "") -> None:
         """A part of the preparation begins. `name`: a key of `PREPARATION`."""
+        self._stages.append((name, time.monotonic()))
         self._tell(Progress(stage=name, fraction=PREPARATION[name], message=message))
 
     def begin_video(self, num_done: int = 0) -> None:
         """The networks are there; the first chunk begins. `num_done`: chunks that an earlier run has made."""
         self._video_begun_s, self._chunks_before = time.monotonic(), num_done
+        self._stages.append(("video", self._video_begun_s))
 
     def step(self, chunk: int, num_chunks: int, step: int, num_steps: int) -> None:
         """A step of the video is done; all counted from 1."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from infinitalk_cli.errors import InputError
+from infinitalk_cli.job_record import content_digest
 from infinitalk_cli.media import drift as drift_form
 from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.part_folder import PartFolder
@@ -27,7 +28,7 @@ from infinitalk_cli.weights import WeightFiles
 DECIDES_NOTHING = frozenset(
     {
         *("output", "overwrite", "resume", "device", "num_gpus", "weights_dir"),
-        *("resident_parameters", "convert"),
+        *("resident_parameters", "convert", "told"),
         *("name", "description", "num_persistent_param_in_dit", "vae_tiling", "text_encoder", "demo_weights"),
     }
 )
@@ -72,9 +73,9 @@ def begin_or_resume(folder: PartFolder, identity: Mapping[str, str], *, resume: 
         raise InputError(
             f"{folder.path} holds {pieces}", hint="--resume goes on behind them, --overwrite drops them and starts anew"
         )
-    if differences := list(_differences(begun, identity)):
+    if found := list(differences(begun, identity)):
         raise InputError(
-            "\n  ".join([f"{folder.path} holds {pieces} of another job:", *differences]),
+            "\n  ".join([f"{folder.path} holds {pieces} of another job:", *found]),
             hint="name another file with -o, or drop them with --overwrite and without --resume",
         )
     return _load(folder)
@@ -105,15 +106,6 @@ def quick_mark(path: Path) -> str:
         file.seek(max(0, size - MARK_BYTES))
         hasher.update(file.read(MARK_BYTES))
     return f"{size} bytes, {hasher.hexdigest()[:16]}"
-
-
-def content_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(MARK_BYTES):
-            hasher.update(data)
-    return hasher.hexdigest()
 
 
 def _load(folder: PartFolder) -> Resumed:
@@ -155,7 +147,8 @@ def described(value: object, name: str, *, digest: object = content_digest) -> I
         yield name, str(value)
 
 
-def _differences(begun: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+def differences(begun: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """What decides the frames of one run and not of the other, in words."""
     for name in sorted(begun.keys() | now.keys()):
         if begun.get(name) != now.get(name):
             yield f"{name.removeprefix('profile.')}: {begun.get(name, 'not there')}, now {now.get(name, 'not there')}"

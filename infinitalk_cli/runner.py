@@ -38,11 +38,12 @@ from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
-from infinitalk_cli.run_batch import WarmNetworks, job_mark
+from infinitalk_cli.run_batch import WarmNetworks
 from infinitalk_cli.run_networks import compute_dtype, load_networks
 from infinitalk_cli.run_plan import short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
+from infinitalk_cli.run_record import Making, keep_record, repetition_differences
 from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried
 from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.run_speech import embed_speech, num_output_frames, read_speech
@@ -82,12 +83,10 @@ def generate(
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
         folder = at_end.enter_context(PartFolder(request.output))
-        begun = begin_or_resume(
-            folder,
-            job_identity(request, files, device),
-            resume=request.resume,
-            overwrite=request.overwrite,
-        )
+        making = Making(request, files, device, job_identity(request, files, device))
+        begun = begin_or_resume(folder, making.identity, resume=request.resume, overwrite=request.overwrite)
+        if other := repetition_differences(request, making.identity):
+            on_note(f"note: it will be another video than the record's: {other}")
         progress.stage("text", "encoding the prompt")
         prompts = encode_prompts(request, files, inputs.settings, device, warm.others if warm else ())
         progress.stage("weights", "loading the networks")
@@ -102,12 +101,12 @@ def generate(
         progress.begin_video(num_done=begun.carried.num_done if begun.carried else 0)
         chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
-            num_frames, num_chunks, drift = write_video(request, folder, begun, inputs, chunks)
+            num_frames, num_chunks, drift = write_video(making, folder, begun, inputs, chunks)
         if complaint := drift.complaint(VIDEO_FPS):
             on_note(f"note: {complaint}; docs/long-videos.md has what mends it")
         for path in keep_tracks(request, inputs.job):
             on_note(f"the speech is kept in {path}")
-    return GenerateResult(
+    result = GenerateResult(
         output=request.output,
         width=conditioning.width,
         height=conditioning.height,
@@ -119,6 +118,11 @@ def generate(
         vram_peak_bytes=progress.vram_peak_bytes,
         drift=drift.summary(),
     )
+    try:
+        return replace(result, record=keep_record(request.output, making.record(drift, progress, result)))
+    except OSError as error:
+        on_note(f"note: the video is done, but its record could not be written: {error.strerror or error}")
+        return result
 
 
 @dataclass(frozen=True)
@@ -285,16 +289,8 @@ def convert_first(
     return find_weights(request) if made else files
 
 
-def describe(request: GenerateRequest) -> dict[str, str]:
-    """Metadata of the mp4: enough to make it again."""
-    profile = request.profile
-    how = f"talk: {request.engine}, {profile.name}, seed {request.seed}, {profile.num_steps} steps"
-    how += f", {job_mark(request)}"
-    return {"comment": how, "description": request.job.prompt}
-
-
 def write_video(
-    request: GenerateRequest, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]
+    making: Making, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]
 ) -> tuple[int, int, Drift]:
     """Write the chunks and the sound; the number of frames, of chunks made by this run, and how far they strayed."""
     drift = begun.drift
@@ -304,12 +300,12 @@ def write_video(
         drift = drift.after(chunk.frames, chunk.reference, chunk.start, continues=chunk.continues)
         save_carried(folder, chunk.carried, writer.num_frames, drift)
 
-    crop = inputs.reference.crop
+    crop, request = inputs.reference.crop, making.request
     writer = VideoWriter(
         folder,
         Picture(crop.height, crop.width, VIDEO_FPS, request.crf),
         sound=inputs.sound,
-        metadata=describe(request),
+        metadata={"comment": making.comment(), "description": request.job.prompt},
         overwrite=request.overwrite,
         num_frames=begun.num_frames,
     )

@@ -155,6 +155,8 @@ def test_json_prints_one_object(desk: Path, engine: Engine) -> None:
         "elapsed_s": 9.0,
         "ram_peak_bytes": None,
         "vram_peak_bytes": None,
+        "drift": {},
+        "record": None,
         "seed": 7,
         "engine": "infinitetalk",
         "profile": "demo",

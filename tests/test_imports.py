@@ -146,7 +146,7 @@ ROOMS = (
         (
             *("places", "preview", "run_batch"),
             *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
-            *("run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
+            *("run_record", "run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "demo*"),
         ),
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),

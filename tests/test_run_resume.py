@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -85,7 +86,10 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
     assert talk(speech, output, "--resume").exit_code == 0
     assert frames_of(output) == frames_of(whole)
     assert output.read_bytes() == whole.read_bytes()
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["talk.json", "talk.mp4"]
+    drift = [json.loads(path.with_suffix(".json").read_text())["chunks"] for path in (whole, output)]
+    assert drift[0] == drift[1]
+    assert [chunk["start"] for chunk in drift[0]] == [0, 17, 29, 41]
 
 
 def test_a_changed_recording_is_another_job(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +205,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_gives_the_same_frames(tmp_path: 
             assert run.returncode == 0
             break
         assert frames_of(output) == frames_of(whole)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.mp4", "long.wav", "whole.mp4"]
+        left = ["killed.json", "killed.mp4", "long.wav", "whole.json", "whole.mp4"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
         output.unlink()
     assert num_killed >= 5
