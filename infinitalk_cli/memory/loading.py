@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.memory.reading import FileSpan, Filling, fill, pickle_spans, safetensors_spans
+from infinitalk_cli.memory.reading import FileSpan, Filling, fill, large_pages, pickle_spans, safetensors_spans
 
 RELEASE_AFTER_BYTES = 64 * 2**20
 NUM_NAMES_IN_MESSAGE = 8
@@ -229,7 +229,10 @@ class _Slot:
         held: Tensor = getattr(owner, leaf).detach()
         if not held.is_meta:
             return held
-        made = torch.empty_like(held, device=device)
+        if torch.device(device).type == "cpu":
+            made = large_pages(held.nbytes).view(held.dtype).view(held.shape)
+        else:
+            made = torch.empty_like(held, device=device)
         self.assign(made)
         return made
 

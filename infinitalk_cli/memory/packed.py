@@ -11,7 +11,6 @@ refuses, a piece stays common RAM.
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from infinitalk_cli.memory.loading import own_tensors
+from infinitalk_cli.memory.reading import large_pages
 
 ALIGNMENT = 256
 """Bytes between the starts of tensors in a packed block: what a tensor of its own would have."""
@@ -109,16 +109,6 @@ def page_lock(data: Tensor, device: torch.device) -> bool:
         with suppress(RuntimeError):  # the refusal would be blamed on the next kernel
             torch.zeros(1, device=device)
     return False
-
-
-def large_pages(num_bytes: int) -> Tensor:
-    """Bytes of RAM, without values, in pages as large as the system gives."""
-    if num_bytes == 0 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(num_bytes, dtype=torch.uint8)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _plan(block: nn.Module) -> tuple[list[_Place], int]:

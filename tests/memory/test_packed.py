@@ -13,7 +13,7 @@ from infinitalk_cli.memory import packed
 from infinitalk_cli.memory.loading import load_into, open_tensors
 from infinitalk_cli.memory.lora import Lora, apply_loras
 from infinitalk_cli.memory.offload import BlockOffloader
-from infinitalk_cli.memory.packed import PackedBlock, PageLocks, large_pages, page_lock
+from infinitalk_cli.memory.packed import PackedBlock, PageLocks, page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from tests.memory.refs import NOWHERE, refs_of
 
@@ -134,10 +134,3 @@ def test_no_memory_is_locked_where_ram_is_short(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(packed, "SPARE_BYTES", 0)
     with pytest.raises(AssertionError, match="asked"):
         page_lock(torch.empty(5), CPU)
-
-
-def test_large_pages_are_there_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert large_pages(5_000_000).fill_(7).eq(7).all()
-    monkeypatch.delattr(packed.mmap, "MADV_HUGEPAGE", raising=False)
-    assert large_pages(5_000).fill_(7).eq(7).all()
-    assert large_pages(0).numel() == 0

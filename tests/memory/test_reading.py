@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory import reading
 from infinitalk_cli.memory.loading import load_into, open_tensors
-from infinitalk_cli.memory.reading import FileSpan, Filling, fill
+from infinitalk_cli.memory.reading import FileSpan, Filling, fill, large_pages
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -87,6 +87,13 @@ def test_tensors_their_rows_and_other_shapes_of_them_are_found_in_the_file(tmp_p
         fill([Filling(span, target.dtype, target)])
         assert torch.equal(target, expected[name])
         assert torch.equal(refs[name].load(), expected[name])
+
+
+def test_large_pages_are_there_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for num_bytes in (0, 5_000, reading.LARGE_PAGES_FROM_BYTES + 1):
+        assert large_pages(num_bytes).fill_(7).eq(7).sum() == num_bytes
+    monkeypatch.delattr(reading.mmap, "MADV_HUGEPAGE", raising=False)
+    assert large_pages(reading.LARGE_PAGES_FROM_BYTES).fill_(7).eq(7).all()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setitimer")
