@@ -41,6 +41,7 @@ from infinitalk_cli.measure_encoders import (
     measure_load,
     measure_text,
 )
+from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.models.attention import chosen_kernels
 from infinitalk_cli.progress import OnProgress, Progress, ignore_progress
 
@@ -78,6 +79,7 @@ def run_bench(
     Raises: InputError: for a name that means nothing. EnvironmentUnfitError: without the device.
     """
     settings = {name: None if name in STAGES else parse_setting(name) for name in wishes.names}
+    use_growing_segments()
     if wishes.device.startswith("cuda") and not torch.cuda.is_available():
         raise EnvironmentUnfitError(
             "this computer has no GPU that torch can use", hint="--tiny --device cpu tries it out"

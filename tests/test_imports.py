@@ -152,7 +152,7 @@ ROOMS = (
         may=("", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),
         heavy=True,
     ),
-    Room(("bench", "web*"), may=("", *SHELL, "runner", "measure*", "models*"), heavy=True),
+    Room(("bench", "web*"), may=("", *SHELL, "runner", "measure*", "models*", "memory*"), heavy=True),
 )
 
 
