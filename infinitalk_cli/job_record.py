@@ -52,8 +52,12 @@ def record_path(output: Path) -> Path | None:
 
     None if both are. A record that is there is that of an earlier video of this name, and may be replaced.
     """
-    places = (output.with_suffix(".json"), output.with_name(f"{output.name}.json"))
-    return next((place for place in places if not place.exists() or is_record(place)), None)
+    return next((place for place in record_places(output) if not place.exists() or is_record(place)), None)
+
+
+def record_places(output: Path) -> tuple[Path, Path]:
+    """The names that the record of a video may have, the usual one first."""
+    return output.with_suffix(".json"), output.with_name(f"{output.name}.json")
 
 
 def is_record(path: Path) -> bool:

@@ -438,7 +438,7 @@ def read_options_job(options: GenerateOptions) -> Job:
             audio_type=audio_type or "para",
         )
     refuse_doubled(options)
-    if is_record(options.input_json):
+    if options.record or is_record(options.input_json):
         return replace((options.record or read_record(options.input_json)).job, **said_anew(options))
     return read_job(options.input_json, said_anew(options))
 

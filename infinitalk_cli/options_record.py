@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job_record import JobRecord, is_record, read_record
-from infinitalk_cli.profiles import Profile
+from infinitalk_cli.job_record import JobRecord, is_record, read_record, record_places
+from infinitalk_cli.profiles import AUTO, Profile
 from infinitalk_cli.request import GenerateRequest, LoraFile, Told
 from infinitalk_cli.run_choice import FIELD_OF_KEY, RunChoice
 from infinitalk_cli.settings_files import KEYS
@@ -56,6 +56,10 @@ def told_options(options: GenerateOptions, run: RunChoice, request: GenerateRequ
     if options.record is None:
         settled = run.origins()
         told |= {name: settled[field] for name, field in wishes.items()}
+        said = run.said.settings
+        told |= {name: said[name].origin for name in ("profile", "preset") if name in said}
+        if run.said.value("profile", AUTO) == AUTO:
+            told["profile"] = "this machine"
     return Told(values, told, dict(options.record.identity) if options.record else {})
 
 
@@ -90,9 +94,17 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def record_of(options: GenerateOptions) -> JobRecord | None:
-    """The record that the options name in place of a job; None for a job. Raises: InputError: as `read_record`."""
+    """The record that the options name in place of a job, be it by its video; None for a job.
+
+    Raises: InputError: as `read_record`.
+    """
     path = options.input_json
-    return read_record(path) if path is not None and is_record(path) else None
+    if path is None:
+        return None
+    if path.suffix.lower() == ".mp4":
+        found = [read_record(place) for place in record_places(path) if is_record(place)]
+        return next((record for record in found if record.video.name == path.name), None)
+    return read_record(path) if is_record(path) else None
 
 
 def repeating(options: GenerateOptions, record: JobRecord) -> GenerateOptions:

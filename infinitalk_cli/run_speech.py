@@ -24,7 +24,7 @@ from infinitalk_cli.media.sound_choice import (
     with_other_files,
 )
 from infinitalk_cli.media.sound_track import SoundTrack, exact_s
-from infinitalk_cli.media.speech import SpeechTracks, prepare_speech
+from infinitalk_cli.media.speech import ReadOnce, SpeechTracks, prepare_speech
 from infinitalk_cli.networks import build_audio_encoder
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.sampling.conditioning import AudioEmbeds, PausedEmbeds, ReversedTail
@@ -84,10 +84,11 @@ def embed_speech(files: WeightFiles, speech: SpeechTracks, *, close_mouth: bool 
     """
     encoder = build_audio_encoder(files)
     num_frames = num_output_frames(speech.duration_s)
-    streams: Sequence[AudioEmbeds] = [encoder.stream(waveform) for waveform in speech.waveforms]
+    waveforms = [ReadOnce(waveform) for waveform in speech.waveforms]
+    streams: Sequence[AudioEmbeds] = [encoder.stream(waveform) for waveform in waveforms]
     if close_mouth:
         streams = [
             PausedEmbeds(stream, encoder.silence(), torch.from_numpy(pause_weights(waveform, stream.num_frames)))
-            for stream, waveform in zip(streams, speech.waveforms, strict=True)
+            for stream, waveform in zip(streams, waveforms, strict=True)
         ]
     return tuple(ReversedTail(stream, max(0, num_frames - stream.num_frames)) for stream in streams)

@@ -88,6 +88,9 @@ def test_a_record_restores_job_and_options_and_options_given_now_count(desk: Pat
     same = {"output": first.output, "job": first.job, "loras": first.loras, "told": Told()}
     assert replace(again, **same) == replace(first, told=Told())
     assert again.job == whole
+    by_video = asked(engine, "out.mp4", "--profile", "demo")
+    assert by_video.output == Path("out-again-2.mp4")
+    assert replace(by_video, output=again.output) == again
     assert again.output == Path("out-again.mp4")
 
     other = asked(engine, str(record), "--profile", "demo", "--seed", "42", "--prompt", "Bye.", "-o", "new.mp4")

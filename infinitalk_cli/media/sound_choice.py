@@ -19,7 +19,7 @@ from infinitalk_cli.media.audio import Resampler, SoundReader
 from infinitalk_cli.media.loudness import LoudnessMeter
 from infinitalk_cli.media.pauses import silent_frames
 from infinitalk_cli.media.sound_track import SoundPiece, SoundTrack, kept_rate, without_clipping
-from infinitalk_cli.media.speech import SPEECH_RATE, SpeechTracks
+from infinitalk_cli.media.speech import SPEECH_RATE, ReadOnce, SpeechTracks
 
 FRAMES_A_SECOND = 25
 
@@ -57,7 +57,7 @@ def cut_track(track: SoundTrack, start_s: Fraction, duration_s: Fraction) -> Sou
 def spoken_stretch(tracks: SpeechTracks) -> tuple[Fraction, Fraction]:
     """From shortly before anybody's first word to shortly after the last; all of it if nobody speaks."""
     num_frames = -(-max(tracks.num_samples) * FRAMES_A_SECOND // SPEECH_RATE)
-    silent = [silent_frames(waveform, num_frames) for waveform in tracks.waveforms]
+    silent = [silent_frames(ReadOnce(waveform), num_frames) for waveform in tracks.waveforms]
     heard = np.flatnonzero(~np.logical_and.reduce(silent))
     if not len(heard):
         return Fraction(0), tracks.duration_s

@@ -3,14 +3,16 @@
 Each recording goes through in one stream: mono (the mean of its channels), 16 kHz, measured loudness. A second pass
 brings it to -23 LUFS and puts it in its place: from the start or a time that is said (`para`), or after the speaker
 before (`add`), with zeros before and behind. Of a conversation in one recording each speaker hears only the stretches
-of their own turns. The tracks are files in a work folder, read back as memory maps, so an hour of speech costs
-disk (230 MB a speaker) but no memory. The levelled track is for the network only; the video gets the original sound.
+of their own turns. The tracks are files in a work folder, read back as memory maps (`ReadOnce`), so an hour of speech
+costs disk (230 MB a speaker) but no memory. The levelled track is for the network only; the video gets the original
+sound.
 
 Source: the audio preparation of InfiniteTalk and MultiTalk, save that unequal lengths are padded instead of refused.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -136,6 +138,26 @@ def prepare_speech(
         silent_speakers=tuple(recording is None or recording.lufs == -np.inf for recording in found),
         sound_track=_original_sound(found, [place.start_s for place in places], duration_s),
     )
+
+
+class ReadOnce:
+    """A mapped waveform of which nothing stays in memory: what is asked for is copied and its pages are given back.
+
+    Otherwise all that was ever read of the file counts as the process's: 230 MB for an hour. Windows can't give back.
+    """
+
+    def __init__(self, samples: npt.NDArray[np.float32]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, piece: slice, /) -> npt.NDArray[np.float32]:
+        found = np.array(self._samples[piece])
+        mapped = getattr(self._samples, "_mmap", None)  # views have that of the whole
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+        return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyloudnorm
 import pytest
 
 from infinitalk_cli.errors import InputError, MediaError
-from infinitalk_cli.media.speech import prepare_speech
+from infinitalk_cli.media.speech import ReadOnce, prepare_speech
 from tests.media.made import noise, write_sound, write_wav
 
 
@@ -183,3 +183,20 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         command = [sys.executable, "-c", PEAK_MEMORY, str(path), str(tmp_path)]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] - peaks[0] < 8_000  # kB; five minutes are 19 MB as float32
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what a mapping holds")
+def test_what_was_read_of_a_long_track_does_not_stay_in_memory(tmp_path: Path) -> None:
+    def held_bytes() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile"))
+
+    path, size = tmp_path / "track.f32", 20_000_000
+    np.zeros(size // 4, np.float32).tofile(path)
+    track = np.memmap(path, np.float32, mode="c")[100:]
+    before = held_bytes()
+    read = [ReadOnce(track)[start : start + 100_000].copy() for start in range(0, len(track), 100_000)]
+    assert held_bytes() - before < size // 4
+    assert sum(map(len, read)) == len(ReadOnce(track)) == len(track)
+    assert track.sum() == 0  # all of it at once, which stays
+    assert held_bytes() - before > size // 2

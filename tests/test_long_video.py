@@ -1,0 +1,19 @@
+"""Memory does not grow with the video, and sound and frames keep their exact lengths."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.long_video import ALLOWED_GROWTH_BYTES, measure
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the system's count of a child's memory is asked for")
+def test_five_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    minute, longer = (measure(tmp_path, minutes) for minutes in (1, 5))
+    assert minute.is_exact
+    assert longer.is_exact
+    assert longer.peak_bytes - minute.peak_bytes < ALLOWED_GROWTH_BYTES / 2
