@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import runner
 from infinitalk_cli.main import app
-from infinitalk_cli.sampling.stream import Chunk
+from infinitalk_cli.sampling.stream import Chunk, generate_chunks
 from tests.media.made import lag, noise, read_sound, write_wav
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -116,6 +117,24 @@ def test_the_same_seed_gives_the_same_video_and_another_seed_another(tmp_path: P
     first = make("a.mp4", 7)
     assert make("b.mp4", 7) == first
     assert make("c.mp4", 8) != first
+
+
+def test_colours_that_stray_are_told_and_a_record_without_a_place_too(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def brightening(*inputs: Any, **options: Any) -> Iterator[Chunk]:
+        for chunk in generate_chunks(*inputs, **options):
+            yield replace(chunk, frames=chunk.frames * (1 - 0.4 * chunk.index) + 0.4 * chunk.index)
+
+    monkeypatch.setattr(runner, "generate_chunks", brightening)
+    taken = [tmp_path / "talk.json", tmp_path / "talk.mp4.json"]
+    for path in taken:
+        path.write_text("{}")
+    result = talk("--image", PORTRAIT, "--audio", speech, "-o", tmp_path / "talk.mp4", *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "note: at 0.68 s the colours are" in result.stderr
+    assert "record could not be written: talk.json and talk.mp4.json are other files" in result.stderr
+    assert [path.read_text() for path in taken] == ["{}", "{}"]
 
 
 def test_a_fifth_of_a_second_of_sound_gives_five_frames(tmp_path: Path) -> None:
