@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory.loading import TensorRef
-from infinitalk_cli.memory.quant_matmul import EightBitRows, matmul, room_for_rows
+from infinitalk_cli.memory.quant_matmul import matmul
 
 FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
 EIGHT_BIT_DTYPES = FLOAT8_DTYPES | {torch.int8}
@@ -76,10 +76,6 @@ class QuantizedLinear(nn.Module):
         """`(..., in)` to `(..., out)`, in the dtype of `x`."""
         made = None if self.is_exact else matmul(x, self.data, self.scale, self.bias)
         return self.plain(x) if made is None else made
-
-    def room_for_rows(self, x: Tensor) -> EightBitRows | None:
-        """Room for the rows of a tensor like `x` as this layer would round them; None if it reads them as they are."""
-        return None if self.is_exact else room_for_rows(x, self.data)
 
     def after_gelu(self, x: Tensor) -> Tensor:
         """`self(gelu(x))` with GELU in the tanh form."""

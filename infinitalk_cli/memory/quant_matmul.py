@@ -42,13 +42,18 @@ def matmul(x: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, *, gelu:
 
     Args: x: `(..., K)`. data: `(N, K)`. scale: `(N, 1)`. gelu: apply GELU (tanh) to `x` on the way.
     """
-    product = _product_of(x, data)
+    if not x.is_cuda or x.dtype not in HALF_DTYPES or data.dtype not in LARGEST_ACTIVATION:
+        return None
+    rows = x.numel() // x.shape[-1]
+    if data.shape[0] % ALIGNMENT or data.shape[1] % ALIGNMENT or rows < _FEWEST_ROWS:
+        return None
+    product = best_product(x.device, data.dtype, x.dtype)
     if product is None:
         return None
     if gelu:
         x8, x_scale = quantize_activations(as_rows(x), data.dtype, gelu=True)
     else:
-        x8, x_scale = _last_input.rounded(x, data.dtype)
+        x8, x_scale = _last_input.quantized(x, data.dtype)
     out = product(x8, x_scale, data, scale.float(), None if bias is None else bias.to(x.dtype), x.dtype)
     return out.view(*x.shape[:-1], -1)
 
@@ -66,47 +71,6 @@ def best_product(device: torch.device, eight_bit: torch.dtype, dtype: torch.dtyp
         except Exception:  # whatever a version of torch or Triton, or a GPU, answers to what it has not got
             continue
     return None
-
-
-@dataclass(frozen=True)
-class EightBitRows:
-    """Room for rows that another kernel writes in 8 bits: `(M, K)`, each over its scale `(M, 1)`, float32.
-
-    `largest`: what the largest magnitude of a row becomes. `rounds`: to whole numbers.
-    """
-
-    data: Tensor
-    scale: Tensor
-    largest: float
-    rounds: bool
-
-    def belong_to(self, x: Tensor) -> None:
-        """They are filled now, and stand for `x`."""
-        _last_input.remember(x, (self.data, self.scale))
-
-
-def room_for_rows(x: Tensor, data: Tensor) -> EightBitRows | None:
-    """Room for the rows of a tensor like `x` as `matmul` with `data` rounds them; None where it can't be done."""
-    if _product_of(x, data) is None:
-        return None
-    _last_input.forget()  # its room may serve again
-    rows, width = x.numel() // x.shape[-1], x.shape[-1]
-    return EightBitRows(
-        data=torch.empty(rows, width, dtype=data.dtype, device=x.device),
-        scale=torch.empty(rows, 1, dtype=torch.float32, device=x.device),
-        largest=LARGEST_ACTIVATION[data.dtype],
-        rounds=data.dtype == torch.int8,
-    )
-
-
-def _product_of(x: Tensor, data: Tensor) -> Product | None:
-    """What multiplies `x` with `data` in 8 bits; None where that can't be done."""
-    if not x.is_cuda or x.dtype not in HALF_DTYPES or data.dtype not in LARGEST_ACTIVATION:
-        return None
-    rows = x.numel() // x.shape[-1]
-    if data.shape[0] % ALIGNMENT or data.shape[1] % ALIGNMENT or rows < _FEWEST_ROWS:
-        return None
-    return best_product(x.device, data.dtype, x.dtype)
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -137,69 +101,29 @@ def quantize_activations(x: Tensor, dtype: torch.dtype, *, gelu: bool = False) -
     return out, scale
 
 
-SCALES_ALIGNMENT = 4
-"""Scales whose address is not a multiple of 16 bytes are refused by cuBLAS."""
-
-
 @dataclass
-class LastInput:
-    """The last rounded activations: queries, keys and values are made from the same tokens, one layer after another.
-
-    The feed-forward reads some rows of a tensor at a time; those are found, too.
-    """
+class _LastInput:
+    """The last rounded activations: queries, keys and values are made from the same tokens, one layer after another."""
 
     source: weakref.ref[Tensor] | None = None
     key: tuple[int, torch.dtype] | None = None
     value: tuple[Tensor, Tensor] | None = None
 
-    def rounded(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`x` as rows in 8 bits; made anew unless it is, unchanged, the last tensor or some rows of it."""
-        found = self._find(x, dtype)
-        if found is not None:
-            return found
-        self.forget()  # before the next one is made
-        made = quantize_activations(as_rows(x), dtype)
-        self.remember(x, made)
-        return made
+    def quantized(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`x` as rows in 8 bits; made anew unless it is the very tensor of the call before, unchanged."""
+        key = (x._version, dtype)
+        if self.value is None or self.source is None or self.source() is not x or self.key != key:
+            self.value = None  # before the next one is made
+            self.value = quantize_activations(as_rows(x), dtype)
+            self.source, self.key = weakref.ref(x, self._forget), key
+        return self.value
 
-    def remember(self, x: Tensor, value: tuple[Tensor, Tensor]) -> None:
-        """Take `value` for the rows of `x` as long as it lives and no other comes."""
-        self.value, self.key = value, (x._version, value[0].dtype)
-        self.source = weakref.ref(x, self._forget_source)
-
-    def forget(self) -> None:
-        """Let go of the rows."""
-        self.source, self.value = None, None
-
-    def _find(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        source = self.source() if self.source is not None else None
-        if source is None or self.value is None or self.key != (source._version, dtype):
-            return None
-        if source is x:
-            return self.value
-        first = _first_row(source, x)
-        if first is None:
-            return None
-        last = first + x.numel() // x.shape[-1]
-        data, scale = self.value[0][first:last], self.value[1][first:last]
-        return data, scale if first % SCALES_ALIGNMENT == 0 else scale.clone()
-
-    def _forget_source(self, source: weakref.ref[Tensor]) -> None:
+    def _forget(self, source: weakref.ref[Tensor]) -> None:
         if source is self.source:
-            self.forget()
+            self.source, self.value = None, None
 
 
-def _first_row(source: Tensor, x: Tensor) -> int | None:
-    """Which row of `source` is the first of `x`, if `x` is nothing but some rows of it in their order."""
-    same_form = x.dtype == source.dtype and x.shape[-1] == source.shape[-1] and x.device == source.device
-    if not same_form or not x.is_contiguous() or not source.is_contiguous():
-        return None
-    first, rest = divmod(x.data_ptr() - source.data_ptr(), x.shape[-1] * x.itemsize)
-    inside = first >= 0 and (first + x.numel() // x.shape[-1]) * x.shape[-1] <= source.numel()
-    return first if rest == 0 and inside else None
-
-
-_last_input = LastInput()
+_last_input = _LastInput()
 
 
 def _rowwise_product(

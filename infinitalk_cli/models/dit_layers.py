@@ -179,8 +179,8 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
 
         parts = inputs.portions.attention_parts(inputs.own)
-        whole = len(parts) == 1  # else rows in 8 bits would be made for all tokens, and outlive what they stand for
-        z = norm_modulate(x, shift1, scale1, self.norm1.eps, reader=self.self_attn.q if whole else None)
+        whole = len(parts) == 1
+        z = norm_modulate(x, shift1, scale1, self.norm1.eps)
         if whole:
             q, k, v = self.self_attn.project(z, inputs.rotation)
             del z
@@ -188,15 +188,15 @@ class Block(nn.Module):
             del q, k, v
         else:
             change, speaker_map = self.self_attn.in_parts(z, inputs.rotation, inputs.speaker_masks, parts)
-        x, z = add_norm(x, change, gate1, self.norm3, reader=self.cross_attn.q if whole else None)
+        x, z = add_norm(x, change, gate1, self.norm3)
         del change
         for part in parts:
             z = _put(self.cross_attn(z if whole else z[:, part], inputs.context), z, part)
-        x, z = add_norm(x, z, None, self.norm_x, reader=self.audio_cross_attn.q_linear if whole else None)
+        x, z = add_norm(x, z, None, self.norm_x)
         for part in parts:
             own, some = inputs.own.some(part), z if whole else z[:, part]
             z = _put(self.audio_cross_attn(some, inputs.audio_tokens, speaker_map, own), z, part)
-        x, z = add_norm_modulate(x, z, shift2, scale2, self.norm2.eps, reader=self.ffn[0])
+        x, z = add_norm_modulate(x, z, shift2, scale2, self.norm2.eps)
         for some_x, some_z in zip(slices(x, inputs.portions.ffn), slices(z, inputs.portions.ffn), strict=True):
             gated_sum(some_x, gate2, self.feed_forward(some_z), out=some_z)
         return z

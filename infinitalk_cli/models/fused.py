@@ -7,9 +7,6 @@ memory: done one by one they cost a quarter of a block's time. A fused form read
 bfloat16 result may differ in the last bit where a sum falls between two values. They run on CUDA in bfloat16 and
 float16 wherever Triton works; float32 always takes the plain form. Some write over an argument that the caller is done
 with: such arguments are named `spent_*` and must not be used afterwards.
-
-A norm may be told the `reader` of its result. If that layer rounds what it reads to 8 bits row by row, the norm's
-kernel writes these rows as well, the very bits that the layer would make of the result.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,26 +45,14 @@ def plain_forms() -> Generator[None]:
         _is_allowed.reset(token)
 
 
-class EightBitRows(Protocol):
-    """Room for rows in 8 bits, `(M, K)`, each over its scale `(M, 1)`. `rounds`: to whole numbers."""
-
-    data: Tensor
-    scale: Tensor
-    largest: float
-    rounds: bool
-
-    def belong_to(self, x: Tensor) -> None:
-        """They are filled now, and stand for `x`."""
-
-
-def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float, reader: nn.Module | None = None) -> Tensor:
+def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """`layer_norm(x) * (1 + scale) + shift`, the norm rounded before the product.
 
     Args: x: `(1, N, D)`. shift, scale: `(1, D)`, float32. Returns: the shape and dtype of `x`.
     """
     if not is_fused(x):
         return plain_norm_modulate(x, shift, scale, eps)
-    return _add_norm(x, None, None, scale, shift, eps, modulates=True, reader=reader)
+    return _add_norm(x, None, None, scale, shift, eps, modulates=True)
 
 
 def plain_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -77,18 +62,16 @@ def plain_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> 
 
 
 def add_norm_modulate(
-    x: Tensor, spent_change: Tensor, shift: Tensor, scale: Tensor, eps: float, reader: nn.Module | None = None
+    x: Tensor, spent_change: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """`x + change`, and `norm_modulate` of it."""
     if not is_fused(x):
         total = x + spent_change
         return total, plain_norm_modulate(total, shift, scale, eps)
-    return spent_change, _add_norm(x, spent_change, None, scale, shift, eps, modulates=True, reader=reader)
+    return spent_change, _add_norm(x, spent_change, None, scale, shift, eps, modulates=True)
 
 
-def add_norm(
-    x: Tensor, spent_change: Tensor, gate: Tensor | None, norm: nn.LayerNorm, reader: nn.Module | None = None
-) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, spent_change: Tensor, gate: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """`x + gate * change`, and the layer norm of it with its weight and bias.
 
     Args: x, spent_change: `(1, N, D)`. gate: `(1, D)` float32, None for 1.
@@ -96,8 +79,7 @@ def add_norm(
     if not is_fused(x):
         total = x + spent_change if gate is None else plain_gated_sum(x, gate, spent_change)
         return total, norm(total)
-    made = _add_norm(x, spent_change, gate, norm.weight, norm.bias, norm.eps, modulates=False, reader=reader)
-    return spent_change, made
+    return spent_change, _add_norm(x, spent_change, gate, norm.weight, norm.bias, norm.eps, modulates=False)
 
 
 def gated_sum(x: Tensor, gate: Tensor, change: Tensor, *, out: Tensor) -> None:
@@ -201,21 +183,11 @@ def triton_works(device: torch.device) -> bool:
 
 
 def _add_norm(
-    x: Tensor,
-    change: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor,
-    shift: Tensor,
-    eps: float,
-    *,
-    modulates: bool,
-    reader: nn.Module | None,
+    x: Tensor, change: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float, *, modulates: bool
 ) -> Tensor:
     """Launch the kernel: `change` becomes the sum, the norm is returned. What is not there is passed as `x`."""
     x = x.contiguous()
     out = torch.empty_like(x)
-    room = getattr(reader, "room_for_rows", None)
-    eight_bit: EightBitRows | None = None if room is None else room(x)
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     grid, sizes = _launch(rows, width, NORM_SHAPE if change is None else SUM_NORM_SHAPE)
     _kernels().add_norm_rows[grid](
@@ -225,21 +197,14 @@ def _add_norm(
         scale.contiguous(),
         shift.contiguous(),
         out,
-        x if eight_bit is None else eight_bit.data,
-        x if eight_bit is None else eight_bit.scale,
         rows,
         width,
         eps,
-        1.0 if eight_bit is None else eight_bit.largest,
         HAS_CHANGE=change is not None,
         HAS_GATE=gate is not None,
         MODULATES=modulates,
-        QUANTIZES=eight_bit is not None,
-        ROUNDS=eight_bit is not None and eight_bit.rounds,
         **sizes,
     )
-    if eight_bit is not None:
-        eight_bit.belong_to(out)
     return out
 
 

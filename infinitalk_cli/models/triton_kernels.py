@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra import libdevice
 
 
 @triton.jit
@@ -21,24 +20,16 @@ def add_norm_rows(
     scale_ptr,
     shift_ptr,
     out_ptr,
-    out8_ptr,
-    row_scale_ptr,
     num_rows,
     width,
     eps,
-    largest,
     HAS_CHANGE: tl.constexpr,
     HAS_GATE: tl.constexpr,
     MODULATES: tl.constexpr,
-    QUANTIZES: tl.constexpr,
-    ROUNDS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`change = x + gate * change` in place, and `out = norm(change) * scale + shift` (or `* (1 + scale)`, rounded).
-
-    QUANTIZES: also `out8 = out / row_scale`, as `quant_kernels.quantize_rows_kernel` makes them of `out`.
-    """
+    """`change = x + gate * change` in place, and `out = norm(change) * scale + shift` (or `* (1 + scale)`, rounded)."""
     columns = tl.arange(0, BLOCK)
     inside = columns < width
     scale = tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
@@ -64,17 +55,7 @@ def add_norm_rows(
         normed = centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / width + eps)
         if MODULATES:
             normed = normed.to(out_ptr.dtype.element_ty).to(tl.float32)
-        out = (normed * scale + shift).to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + places, out, mask=here)
-        if QUANTIZES:
-            made = tl.where(here, out.to(tl.float32), 0.0)
-            row_scale = tl.max(tl.abs(made), axis=0) / largest
-            scaled = made * (1.0 / tl.where(row_scale == 0, 1.0, row_scale))
-            if ROUNDS:
-                scaled = libdevice.rint(scaled)
-            scaled = tl.minimum(tl.maximum(scaled, -largest), largest)
-            tl.store(out8_ptr + places, scaled.to(out8_ptr.dtype.element_ty), mask=here)
-            tl.store(row_scale_ptr + row, row_scale, mask=row < num_rows)
+        tl.store(out_ptr + places, (normed * scale + shift).to(out_ptr.dtype.element_ty), mask=here)
 
 
 @triton.jit

@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infinitalk_cli.memory import quant_matmul
 from infinitalk_cli.memory.loading import load_into
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_on_load, quantize_rows
-from infinitalk_cli.memory.quant_matmul import LastInput, matmul, quantize_activations
-from infinitalk_cli.models import fused
+from infinitalk_cli.memory.quant_matmul import matmul, quantize_activations
 from tests.memory.refs import refs_of
 
 ERROR = {torch.float8_e4m3fn: 0.03, torch.int8: 0.012}
@@ -106,71 +104,3 @@ def test_a_changed_input_is_not_taken_for_the_one_before() -> None:
     first = made(x)
     x *= 2
     assert not torch.equal(made(x), first)
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What is rounded by a kernel of its own; a stand-in does it on the CPU."""
-    seen: list[Tensor] = []
-
-    def stand_in(x: Tensor, dtype: torch.dtype, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
-        seen.append(x.clone())  # not the tensor itself, which is to go
-        return quantize_rows(x, dtype)
-
-    monkeypatch.setattr(quant_matmul, "quantize_activations", stand_in)
-    return seen
-
-
-def test_rows_of_the_last_input_are_found_and_others_are_made(counted: list[Tensor]) -> None:
-    last, x = LastInput(), torch.randn(1, 40, 16)
-    whole = last.rounded(x, torch.int8)
-    first, second = x.tensor_split((25,), dim=1)
-    data, scale = last.rounded(second, torch.int8)
-    assert torch.equal(data, whole[0][25:])
-    assert torch.equal(scale, whole[1][25:])
-    assert torch.equal(last.rounded(first, torch.int8)[0], whole[0][:25])
-    assert len(counted) == 1
-    for other in (x[..., :8], x[:, ::2], x.clone()):
-        last.remember(x, whole)
-        expected = quantize_rows(other.reshape(-1, other.shape[-1]), torch.int8)[0]
-        assert torch.equal(last.rounded(other, torch.int8)[0], expected)
-    assert len(counted) == 4
-
-
-def test_a_changed_or_gone_input_is_rounded_anew(counted: list[Tensor]) -> None:
-    last, x = LastInput(), torch.randn(1, 4, 16)
-    last.remember(x, quantize_rows(x[0], torch.int8))
-    x[0, 3] = 7
-    assert torch.equal(last.rounded(x[:, 3:], torch.int8)[0], torch.full((1, 16), 127, dtype=torch.int8))
-    last.remember(x, quantize_rows(x[0], torch.int8))
-    del x
-    assert last.value is None
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["norm", "sum", "gated sum"])
-@pytest.mark.parametrize("dtype", ERROR, ids=str)
-def test_rows_that_a_norm_writes_are_those_that_the_layer_would_make(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str
-) -> None:
-    made = layer(dtype).cuda()
-    x, change = (torch.randn(1, 300, 512, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    row = torch.randn(1, 512, device="cuda")
-    norm = nn.LayerNorm(512).to("cuda", torch.bfloat16)
-
-    def run(reader: nn.Module | None) -> Tensor:
-        if kind == "norm":
-            return fused.norm_modulate(x, row, row, 1e-6, reader)
-        if kind == "sum":
-            return fused.add_norm_modulate(x, change.clone(), row, row, 1e-6, reader)[1]
-        return fused.add_norm(x, change.clone(), row, norm, reader)[1]
-
-    with torch.no_grad():
-        plain = run(None)
-        expected = made(plain)
-        found = run(made)
-        monkeypatch.setattr(quant_matmul, "quantize_activations", lambda *_: pytest.fail("rounded again"))  # pyright: ignore[reportUnknownLambdaType]
-        assert torch.equal(found, plain)
-        assert torch.equal(made(found), expected)
-        parts = [made(part) for part in found.tensor_split(2, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), expected)
