@@ -39,9 +39,8 @@ TEXT_STAGE_BYTES = 3_200_000_000
 NUM_SLOTS = 2
 """Streamed blocks on the GPU at a time."""
 
-WORKING_TENSORS = 8
-INPUT_BYTES = 350_000_000
-"""Tensors of one vector per token alive in a pass, and what is there whatever the picture's size.
+WORKING_TENSORS = 9
+"""Tensors of one vector per token alive in a pass.
 
 Fitted from above to passes on an H200 (benchmarks: bf16 and fp8, resident and streamed, 32,928 and 73,920 tokens).
 """
@@ -62,7 +61,7 @@ KERNELS_BYTES = 1_080_000_000
 
 SEGMENTS_SHARE = 1.03
 """What torch holds of the GPU against what tensors take: 1.01 to 1.06 on an H200 with segments that grow. With both, an
-estimate was 1.00 to 1.10 times what a run took (benchmarks: caps of 8 to 24 GB, 480 and 720)."""
+estimate is 1.02 to 1.10 times what a run takes (benchmarks: caps of 8 to 24 GB, 480 and 720)."""
 
 CONTEXT_BYTES = 500_000_000
 """About half of them: what a program holds from its first word with the GPU on, so a run no longer finds it free."""
@@ -259,7 +258,7 @@ def working_bytes(shape: JobShape, profile: Profile, rung: Rung, sizes: DiTConfi
     if rung.attention_tokens is not None:
         slice_tokens = max(rung.attention_tokens, tokens // ((profile.chunk_frames - 1) // 4 + 1))
         vectors = min(vectors, WORKING_TENSORS_IN_SLICES * tokens + WORKING_TENSORS * slice_tokens)
-    return INPUT_BYTES + vectors * sizes.dim * number_bytes(profile)
+    return vectors * sizes.dim * number_bytes(profile)
 
 
 def decoding_bytes(shape: JobShape, rung: Rung) -> int:

@@ -69,6 +69,27 @@ def test_memory_of_a_pass_is_predicted_from_above(
     assert 1.0 <= predicted / 1e9 / measured_gb <= 1.1
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "num_resident", "used_gb"),
+    [
+        (896, 448, 37, 22.449),
+        (896, 448, 21, 15.031),
+        (896, 448, 12, 10.860),
+        (896, 448, 8, 9.017),
+        (896, 448, 4, 7.150),
+        (896, 448, 0, 5.307),
+        (1280, 704, 5, 11.818),
+    ],
+)
+def test_what_a_run_takes_of_the_gpu_is_predicted_from_above(
+    width: int, height: int, num_resident: int, used_gb: float
+) -> None:
+    """Peaks by the driver's count: a chunk in fp8, capped to 8 to 24 GB of an H200 (benchmarks/memory_caps.py)."""
+    rung = Rung(num_resident, vae_tile=40)
+    predicted = vram_bytes(JobShape(width, height, 81), STREAMED, rung, with_text=False)
+    assert 1.0 <= predicted / 1e9 / used_gb <= 1.1
+
+
 @pytest.mark.parametrize("motion_frames", [9, 25])
 def test_chunks_are_as_many_as_the_sampler_makes(motion_frames: int) -> None:
     profile = replace(STREAMED, motion_frames=motion_frames)

@@ -51,7 +51,8 @@ def test_the_whole_transformer_stays_where_there_is_room_and_the_exact_vae_if_th
 def test_more_memory_is_used_and_none_that_is_not_there(shape: JobShape, least: int) -> None:
     rungs = {free: first_rung(OPEN, shape, free * GB) for free in range(least, 60, 2)}
     assert all(vram_bytes(shape, OPEN, rung) <= free * GB for free, rung in rungs.items())
-    resident = [rung.num_resident for rung in rungs.values()]
+    resident = [rung.num_resident for rung in rungs.values() if rung.attention_tokens is None]
+    assert len(resident) > 20
     assert resident == sorted(resident)
 
 
