@@ -52,11 +52,17 @@ class Resumed:
     drift: Drift = field(default_factory=Drift)
 
 
-def job_identity(request: GenerateRequest, files: WeightFiles, device: torch.device) -> dict[str, str]:
-    """All that decides the frames, by name: settings in words, inputs by their digest, weights by size and marks."""
+def job_identity(
+    request: GenerateRequest, files: WeightFiles, device: torch.device, cuts: tuple[int, ...] = ()
+) -> dict[str, str]:
+    """All that decides the frames, by name: settings in words, inputs by their digest, weights by size and marks.
+
+    Args: cuts: first frames of the scenes that were found in the source.
+    """
     said = dict(described(request, ""))
     weights = {f"weights.{name}": mark for name, mark in described(files, "", digest=quick_mark) if mark != "None"}
-    return {**said, **weights, "device": device.type, "torch": torch.__version__}
+    scenes = {"scenes from frames": ", ".join(map(str, cuts))} if cuts else {}
+    return {**said, **weights, **scenes, "device": device.type, "torch": torch.__version__}
 
 
 def begin_or_resume(folder: PartFolder, identity: Mapping[str, str], *, resume: bool, overwrite: bool) -> Resumed:

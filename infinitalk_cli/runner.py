@@ -83,7 +83,7 @@ def generate(
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
         folder = at_end.enter_context(PartFolder(request.output))
-        making = Making(request, files, device, job_identity(request, files, device))
+        making = Making(request, files, device, job_identity(request, files, device, inputs.cuts))
         begun = begin_or_resume(folder, making.identity, resume=request.resume, overwrite=request.overwrite)
         if other := repetition_differences(request, making.identity):
             on_note(f"note: it will be another video than the record's: {other}")
@@ -323,6 +323,11 @@ def foreseen_errors() -> Generator[None]:
     except torch.OutOfMemoryError as error:
         hint = "use 8-bit weights (--quant fp8 or int8), a smaller --size, or fewer --frames; close other GPU programs"
         raise OutOfGpuMemoryError(f"the GPU has too little memory: {first_line(error)}", hint=hint) from error
+    except RuntimeError as error:
+        if "CUDA error" not in str(error):
+            raise
+        hint = "`talk doctor` looks at the GPU; then run it again with --resume, finished chunks are kept"
+        raise EnvironmentUnfitError(f"the GPU failed: {first_line(error)}", hint=hint) from error
     except MemoryError as error:
         hint = "close other programs, or use 8-bit weights (--quant fp8 or int8)"
         raise DoesNotFitError("this computer has too little memory (RAM)", hint=hint) from error

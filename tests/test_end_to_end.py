@@ -206,6 +206,21 @@ def test_an_output_that_exists_is_kept_when_the_job_fails(tmp_path: Path) -> Non
     assert sorted(tmp_path.iterdir()) == [broken, output]
 
 
+def test_a_gpu_that_fails_ends_with_exit_code_3_and_a_way_on(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Iterator[Chunk]:
+        raise RuntimeError("CUDA error: GPU is lost\nCUDA kernel errors might be asynchronously reported")
+        yield
+
+    monkeypatch.setattr(runner, "generate_chunks", fail)
+    result = talk("--image", PORTRAIT, "--audio", speech, "-o", tmp_path / "out.mp4", *FAST)
+    assert result.exit_code == 3
+    assert "GPU is lost" in result.stderr
+    assert "asynchronously" not in result.stderr
+    assert "--resume" in result.stderr
+
+
 def test_running_out_of_gpu_memory_ends_with_exit_code_5(
     tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
