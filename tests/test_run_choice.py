@@ -99,7 +99,7 @@ def test_a_dry_run_names_the_gpus_that_share_the_work(desk: Path, talk_on: Talk)
     result = talk_on("a100-80-pair", *DRY, "--gpus", "2", "--gpu", "1")
     name = "NVIDIA A100 80GB PCIe"
     assert f"GPUs that share every pass: 1 ({name}), 0 ({name})" in result.stdout
-    assert "shared by 2 GPUs without loss" in result.stdout
+    assert "2 GPUs, each at 91%" in result.stdout
     shared = json.loads(talk_on("a100-80-pair", *DRY, "--gpus", "2", "--json").stdout)
     assert shared["estimate"]["pass_s"] == pytest.approx(alone["estimate"]["pass_s"] / 2)
     assert shared["estimate"]["ram_bytes"] > alone["estimate"]["ram_bytes"]
