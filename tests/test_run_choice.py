@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import options, profiles_commands
 from infinitalk_cli.bench_store import measured_flops_per_s, store_bench
+from infinitalk_cli.estimate import SHARE_IN_TEAM
 from infinitalk_cli.main import app
 from infinitalk_cli.profiles import PRESETS, PROFILES
 from infinitalk_cli.run_choice import Said, choose_run, values_of
@@ -101,7 +102,7 @@ def test_a_dry_run_names_the_gpus_that_share_the_work(desk: Path, talk_on: Talk)
     assert f"GPUs that share every pass: 1 ({name}), 0 ({name})" in result.stdout
     assert "2 GPUs, each at 91%" in result.stdout
     shared = json.loads(talk_on("a100-80-pair", *DRY, "--gpus", "2", "--json").stdout)
-    assert shared["estimate"]["pass_s"] == pytest.approx(alone["estimate"]["pass_s"] / 2)
+    assert shared["estimate"]["pass_s"] == pytest.approx(alone["estimate"]["pass_s"] / 2 / SHARE_IN_TEAM)
     assert shared["estimate"]["ram_bytes"] > alone["estimate"]["ram_bytes"]
 
 
