@@ -5,6 +5,7 @@ Its decoder's widths are fixed, so it has 68 million parameters; everything else
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,11 @@ CONFIG: dict[str, Any] = {
 
 def tiny_kokoro(folder: Path) -> Any:
     """The network in memory. `folder`: for its files, which are nearly empty."""
-    from kokoro import KModel
-
+    kokoro: Any = importlib.import_module("kokoro")  # optional: type checkers may not find it
     torch.manual_seed(0)
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     torch.save({}, folder / "empty.pth")
-    return KModel(repo_id="local", config=str(folder / "config.json"), model=str(folder / "empty.pth")).eval()
+    return kokoro.KModel(repo_id="local", config=str(folder / "config.json"), model=str(folder / "empty.pth")).eval()
 
 
 def write_voice(path: Path, seed: int = 0) -> Path:

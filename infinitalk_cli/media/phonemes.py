@@ -9,6 +9,7 @@ further packages of misaki.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import warnings
@@ -123,23 +124,21 @@ def _misaki(language: str) -> Any:
     if language in "ab":
         return _english(is_british=language == "b")
     if language == "j":
-        from misaki.ja import JAG2P
-
-        return JAG2P()
+        return _optional("misaki.ja").JAG2P()
     if language == "z":
-        from misaki.zh import ZHG2P
+        return _optional("misaki.zh").ZHG2P()
+    return _optional("misaki.espeak").EspeakG2P(language=ESPEAK_LANGUAGES[language])
 
-        return ZHG2P()
-    from misaki.espeak import EspeakG2P
 
-    return EspeakG2P(language=ESPEAK_LANGUAGES[language])
+def _optional(name: str) -> Any:
+    """A module of an optional package, by name, as type checkers may not find it."""
+    return importlib.import_module(name)
 
 
 def _english(*, is_british: bool) -> Any:
-    import spacy
-    from misaki import en, espeak
+    spacy, en, espeak = _optional("spacy"), _optional("misaki.en"), _optional("misaki.espeak")
 
-    class OfflineG2P(en.G2P):
+    class OfflineG2P(en.G2P):  # pyright: ignore[reportUntypedBaseClass]
         """misaki's, but for its start, which would fetch a model."""
 
         def __init__(self) -> None:

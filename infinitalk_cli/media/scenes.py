@@ -7,9 +7,11 @@ nothing beyond the needed length is decoded.
 
 from __future__ import annotations
 
+import importlib
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 
@@ -30,7 +32,7 @@ def find_cuts(path: Path, until_s: Fraction) -> tuple[Fraction, ...]:
     video.
     """
     try:
-        import scenedetect
+        scenedetect: Any = importlib.import_module("scenedetect")  # optional: type checkers may not find it
     except ImportError as error:
         hint = f"{INSTALL}; where it complains about libGL: pip install --force-reinstall opencv-python-headless"
         raise EnvironmentUnfitError(f"scene cuts need PySceneDetect: {error}", hint=hint) from error

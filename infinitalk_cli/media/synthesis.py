@@ -7,6 +7,7 @@ same text is the same sound.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -71,8 +72,7 @@ def load_kokoro(config: Path, network: Path, device: torch.device) -> Kokoro:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about the network's own old-fashioned layers
-            import kokoro
-
+            kokoro: Any = importlib.import_module("kokoro")  # optional: type checkers may not find it
             model = kokoro.KModel(repo_id="local", config=str(config), model=str(network))
     except ImportError as error:
         raise EnvironmentUnfitError(
