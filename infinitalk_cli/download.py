@@ -177,8 +177,8 @@ class Crew:
             hasher = hash_file(path, self._count)
         except OSError as error:
             raise WeightsError(f"can't read {path}: {error.strerror}", hint="check the disk") from error
-        wanted = file.remote.digest if file.remote else _digest_offline(file)
-        if not hasher.agrees_with(wanted):
+        wanted = file.remote.digest if file.remote else self._digest_offline(file, path)
+        if not hasher.agrees_with(wanted) or (wanted.kind == "unknown" and header_problem(path) is not None):
             self._meter.add(-file.num_bytes)
             return False
         if path != file.place:
@@ -189,6 +189,14 @@ class Crew:
                 self.linked_bytes += file.num_bytes
         self._note(file, file.remote, hasher.sha256, verified=file.remote is not None or wanted.kind != "unknown")
         return True
+
+    def _digest_offline(self, file: PlannedFile, path: Path) -> Digest:
+        """What a file's content must be as far as this machine knows: the hub's cache names contents by their digests,
+        and what was verified once is recorded."""
+        if path == file.cached:
+            return read_digest(path.name)
+        entry = self._record.of(file.file.place)
+        return Digest("sha256", entry.sha256) if entry and entry.verified else Digest("unknown", "")
 
     def _fetch(self, file: PlannedFile, remote: RemoteFile) -> None:
         """Fetch a file; what turns out wrong is fetched a second time."""
@@ -258,11 +266,6 @@ def place_link(source: Path, place: Path) -> None:
             if make is shutil.copyfile:
                 raise
     draft.replace(place)
-
-
-def _digest_offline(file: PlannedFile) -> Digest:
-    """What a file's content must be as far as this machine knows: the hub's cache names contents by their digests."""
-    return read_digest(file.cached.name) if file.cached else Digest("unknown", "")
 
 
 def _join(threads: Sequence[Thread], seconds: float) -> None:

@@ -116,7 +116,8 @@ def memory_shortfall(
             lacks.append(f"needs {_gb(need)} of GPU memory, {_gb(gpu.free_bytes)} of {gpu.name} are free")
     need, usable = ram_bytes(profile, resident, sizes, on_gpu=gpu is not None), usable_ram_bytes(hardware)
     if need > usable:
-        lacks.append(f"needs {_gb(need)} of RAM, {_gb(usable)} are free{_limit(hardware)}")
+        where = "" if gpu else " to compute on the CPU"
+        lacks.append(f"needs {_gb(need)} of RAM{where}, {_gb(usable)} are free{_limit(hardware)}")
     return " and ".join(lacks)
 
 

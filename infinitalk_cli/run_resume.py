@@ -70,14 +70,19 @@ def begin_or_resume(folder: PartFolder, identity: Mapping[str, str], *, resume: 
 
     Raises: InputError: if finished pieces of an earlier run would be lost, or are of another job.
     """
-    begun = folder.job if folder.segments() else None
-    if begun is None or (overwrite and not resume):
+    if not folder.segments() or (overwrite and not resume):
         folder.begin(identity)
         return Resumed()
+    begun = folder.job
     pieces = f"{len(folder.segments())} finished pieces of an earlier run"
     if not resume:
         raise InputError(
             f"{folder.path} holds {pieces}", hint="--resume goes on behind them, --overwrite drops them and starts anew"
+        )
+    if begun is None:
+        raise InputError(
+            f"{folder.path} holds {pieces}, but not of which job: its job.json is damaged or gone",
+            hint="the pieces can be played; --overwrite without --resume drops them and starts anew",
         )
     if found := list(differences(begun, identity)):
         raise InputError(

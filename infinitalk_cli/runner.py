@@ -83,6 +83,7 @@ def generate(
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
         folder = at_end.enter_context(PartFolder(request.output))
+        refuse_what_came_meanwhile(request)
         making = Making(request, files, device, job_identity(request, files, device, inputs.cuts))
         begun = begin_or_resume(folder, making.identity, resume=request.resume, overwrite=request.overwrite)
         if other := repetition_differences(request, making.identity):
@@ -287,6 +288,14 @@ def convert_first(
         on_progress=lambda news: on_progress(replace(news, fraction=begun)),
     )
     return find_weights(request) if made else files
+
+
+def refuse_what_came_meanwhile(request: GenerateRequest) -> None:
+    """Another run may have finished this video since the request was checked. Raises: InputError: if so."""
+    if request.output.exists() and not request.overwrite:
+        raise InputError(
+            f"{request.output} came to be there meanwhile", hint="--overwrite replaces it, -o names another file"
+        )
 
 
 def write_video(

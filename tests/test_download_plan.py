@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_offline_takes_what_is_here_and_names_what_is_not(hub: HubServer, tmp_pa
     assert "chinese-wav2vec2-base/model.safetensors" in result.stderr
     assert "Wan2.1_VAE" not in result.stderr
     assert hub.requests == []
+
+
+def test_offline_takes_no_file_that_is_not_what_was_recorded(hub: HubServer, tmp_path: Path) -> None:
+    assert download("--only", "vae").exit_code == 0
+    place = tmp_path / "weights" / VAE
+    right = place.read_bytes()
+    place.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    result = download("--offline", "--only", "vae")
+    assert result.exit_code == 4
+    assert "damaged" in result.stderr
+    assert hashlib.sha256(right).hexdigest() in (tmp_path / "weights" / ".talk" / "record.json").read_text()
+    assert download("--only", "vae").exit_code == 0
+    assert place.read_bytes() == right
 
 
 def test_offline_variable_of_the_hub_is_heeded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

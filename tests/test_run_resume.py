@@ -170,6 +170,37 @@ def test_a_damaged_state_is_said_and_no_piece_is_lost(tmp_path: Path, content: b
         assert len(folder.segments()) == 2
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_pieces_of_an_unknown_job_are_not_dropped_unasked(tmp_path: Path, content: str | None) -> None:
+    with PartFolder(tmp_path / "a.mp4") as folder:
+        with_pieces(folder, num_pieces=2, num_carried=2)
+        (folder.path / "job.json").unlink()
+        if content is not None:
+            (folder.path / "job.json").write_text(content)
+        for resume in (True, False):
+            with pytest.raises(InputError, match="2 finished pieces"):
+                begin_or_resume(folder, JOB, resume=resume, overwrite=False)
+        assert len(folder.segments()) == 2
+
+
+def test_a_video_that_another_run_finished_meanwhile_is_noticed_before_the_work(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "talk.mp4"
+    monkeypatch.setattr(runner, "encode_prompts", lambda *_, **__: pytest.fail("too late"))  # pyright: ignore[reportUnknownLambdaType]
+    find = runner.find_weights
+
+    def finish_first(request: Any) -> Any:
+        output.write_bytes(b"theirs")
+        return find(request)
+
+    monkeypatch.setattr(runner, "find_weights", finish_first)
+    refused = talk(speech, output)
+    assert refused.exit_code == 2
+    assert "meanwhile" in refused.stderr
+    assert output.read_bytes() == b"theirs"
+
+
 def test_the_difference_of_two_jobs_is_named(tmp_path: Path) -> None:
     with PartFolder(tmp_path / "a.mp4") as folder:
         with_pieces(folder, num_pieces=1, num_carried=1)
