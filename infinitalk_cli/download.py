@@ -72,11 +72,13 @@ class Meter:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a download did. `fetched_bytes`: over the network; `linked_bytes`: taken from the hub's cache."""
+    """What a download did. `fetched_bytes`: over the network; `linked_bytes`: taken from the hub's cache. `set_aside`:
+    where files went that were in the way and that nobody had recorded."""
 
     fetched_bytes: int
     linked_bytes: int
     elapsed_s: float
+    set_aside: tuple[str, ...] = ()
 
 
 def run_plan(
@@ -100,7 +102,8 @@ def run_plan(
         if file.state == "have" and file.remote is not None:
             crew.confirm(file, file.remote)
     crew.work(todo, num_parallel, on_progress)
-    return Outcome(crew.fetched_bytes, crew.linked_bytes, time.monotonic() - started_s)
+    elapsed_s = time.monotonic() - started_s
+    return Outcome(crew.fetched_bytes, crew.linked_bytes, elapsed_s, tuple(map(str, crew.set_aside)))
 
 
 class Crew:
@@ -113,6 +116,7 @@ class Crew:
         self._lock = Lock()
         self.fetched_bytes = 0
         self.linked_bytes = 0
+        self.set_aside: list[Path] = []
 
     def work(self, todo: Sequence[PlannedFile], num_parallel: int, on_progress: OnProgress) -> None:
         """Do all files, the largest first. Raises: TalkError: the troubles that there were."""
@@ -210,6 +214,7 @@ class Crew:
                     with self._lock:
                         self.fetched_bytes += max(part.have_bytes - before, 0)
                 if part.is_right:
+                    self._set_aside(file)
                     self._note(file, remote, part.finish())
                     return
                 part.restart()
@@ -218,6 +223,17 @@ class Crew:
             f"{remote.path} of {remote.repository} arrived damaged twice; it was deleted",
             hint="a proxy or a mirror changes it: try another network, or another HF_ENDPOINT",
         )
+
+    def _set_aside(self, file: PlannedFile) -> None:
+        """Keep sound weights that are in the way under another name: they are somebody's, who did not get them here."""
+        place = file.place
+        if place.suffix != ".safetensors" or place.is_symlink() or not place.is_file():
+            return
+        if self._record.of(file.file.place) is None and header_problem(place) is None:
+            aside = place.with_name(f"{place.name}.{int(place.stat().st_mtime)}.other")
+            with disk_errors(place):
+                place.replace(aside)
+            self.set_aside.append(aside)
 
     def _count(self, count: int) -> None:
         if self._stop.is_set():

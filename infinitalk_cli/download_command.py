@@ -276,6 +276,8 @@ def fill(
         console.note(done_note(plan))
         return plan_record(plan)
     plan, outcome = fetch_missing(options, files, weights_dir, console)
+    for path in outcome.set_aside:
+        console.note(f"note: other weights were in the way; they are kept as {path}")
     console.note(closing_note(plan, outcome))
     return {**plan_record(plan), **asdict(outcome)}
 

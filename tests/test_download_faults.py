@@ -30,6 +30,9 @@ def test_other_whole_file_stays_until_the_right_one_is_complete(hub: HubServer, 
     assert path.read_bytes() == theirs
     hub.troubles.clear()
     assert download("--quant", "fp8", "--only", SINGLE_FP8).exit_code == 0
+    (aside,) = path.parent.glob("*.other")
+    assert aside.read_bytes() == theirs
+    aside.unlink()
     assert_right(hub, tmp_path / "weights", (SINGLE_FP8,))
 
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from infinitalk_cli.weights_record import Record
 from tests.downloads import SINGLE_FP8, VAE, assert_right, download, talk_json, tree
@@ -123,6 +125,19 @@ def test_offline_takes_no_file_that_is_not_what_was_recorded(hub: HubServer, tmp
     assert hashlib.sha256(right).hexdigest() in (tmp_path / "weights" / ".talk" / "record.json").read_text()
     assert download("--only", "vae").exit_code == 0
     assert place.read_bytes() == right
+
+
+def test_somebody_s_own_weights_in_the_way_are_kept_under_another_name(hub: HubServer, tmp_path: Path) -> None:
+    place = tmp_path / "weights" / SINGLE_FP8
+    place.parent.mkdir(parents=True)
+    save_file({"mine": torch.arange(5)}, place)
+    mine = place.read_bytes()
+    result = download("--quant", "fp8", "--only", SINGLE_FP8)
+    assert result.exit_code == 0
+    assert place.read_bytes() == content_at(hub, SINGLE_FP8)
+    (kept,) = place.parent.glob("*.other")
+    assert kept.read_bytes() == mine
+    assert kept.name in result.stderr.replace("\n", "")
 
 
 def test_offline_variable_of_the_hub_is_heeded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
