@@ -32,12 +32,14 @@ VARIABLE_PREFIX = "TALK_"
 
 @dataclass(frozen=True)
 class Key:
-    """A setting. `kind`: of its value; `choices`: all there are, () for any; `least`, `most`: of a number."""
+    """A setting. `kind`: of its value; `choices`: all there are, () for any; `least`, `most`: of a number, `step`: from
+    one whole number to the next."""
 
     kind: type[str] | type[int] | type[float]
     choices: tuple[str, ...] = ()
     least: float = 0.0
     most: float = math.inf
+    step: int = 1
 
 
 KEYS: dict[str, Key] = {
@@ -47,8 +49,8 @@ KEYS: dict[str, Key] = {
     "size": Key(str, ("480", "720")),
     "quant": Key(str, ("none", "fp8", "int8")),
     "num_persistent_param_in_dit": Key(int),
-    "frames": Key(int, least=5, most=10_001),
-    "motion_frames": Key(int, least=1, most=10_001),
+    "frames": Key(int, least=5, most=10_001, step=4),
+    "motion_frames": Key(int, least=1, most=10_001, step=4),
     "steps": Key(int, least=1, most=1000),
     "shift": Key(float, least=0.01, most=100),
     "text_guidance": Key(float, most=100),
@@ -145,7 +147,7 @@ def _checked(name: str, value: object, origin: str) -> Setting:
             hint=f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(KEYS)}",
         )
     key = KEYS[name]
-    if key.choices == ("480", "720") and value in (480, 720):
+    if (key.choices == ("480", "720") and value in (480, 720)) or (name == "gpu" and type(value) is int):
         value = str(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key.kind is float and number:
@@ -160,4 +162,7 @@ def _checked(name: str, value: object, origin: str) -> Setting:
     if isinstance(value, (int, float)) and not key.least <= value <= key.most:
         upper = "up" if key.most == math.inf else f"to {key.most:g}"
         raise InputError(f"{origin}: {name} must be from {key.least:g} {upper}, not {value!r}")
+    if isinstance(value, int) and (value - int(key.least)) % key.step:
+        below = value - (value - int(key.least)) % key.step
+        raise InputError(f"{origin}: {name} must be 4n + 1, such as {below} or {below + key.step}, not {value}")
     return Setting(value, origin)

@@ -31,6 +31,13 @@ def test_the_nearest_wins_and_origins_are_kept(tmp_path: Path) -> None:
 def test_numbers_are_taken_as_they_are_meant(tmp_path: Path) -> None:
     found = settings(tmp_path, project="size = 480\nshift = 2\n", TALK_TEXT_GUIDANCE="1", TALK_GPU="0")
     assert [found[name].value for name in ("size", "shift", "text_guidance", "gpu")] == ["480", 2.0, 1.0, "0"]
+    assert settings(tmp_path, project="gpu = 1\nframes = 81\n")["gpu"].value == "1"
+
+
+@pytest.mark.parametrize("key", ["frames", "motion_frames"])
+def test_frames_that_no_latent_fits_are_named_by_file_and_line(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match=rf"talk\.toml, line 1: {key} must be 4n \+ 1, such as 77 or 81, not 80"):
+        settings(tmp_path, project=f"{key} = 80\n")
 
 
 def test_the_project_file_is_found_from_below(tmp_path: Path) -> None:
