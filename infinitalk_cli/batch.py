@@ -5,7 +5,6 @@ A job that fails does not stop the others; what failed is told again at the end,
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,17 +12,9 @@ from typing import TYPE_CHECKING
 from infinitalk_cli.console import Console
 from infinitalk_cli.errors import InterruptedRunError, PartialBatchError, TalkError
 from infinitalk_cli.job_list import DEFAULT_NAME, ListedJob, list_jobs, name_videos
-from infinitalk_cli.options import (
-    DEFAULT_OUTPUT,
-    LARGEST_RANDOM_SEED,
-    GenerateOptions,
-    PreparedRun,
-    job_words,
-    options_said,
-    prepare_run,
-    refuse_doubled,
-    said_anew,
-)
+from infinitalk_cli.options import DEFAULT_OUTPUT, GenerateOptions
+from infinitalk_cli.options_job import job_words, refuse_doubled, said_anew
+from infinitalk_cli.prepare import PreparedRun, a_seed, options_said, prepare_run
 from infinitalk_cli.profiles import AUTO
 
 if TYPE_CHECKING:
@@ -89,7 +80,7 @@ def prepare_all(
 ) -> tuple[list[tuple[ListedJob, PreparedRun]], list[Failure]]:
     """Check every job before the first one is made. Raises: InputError: if the names of the videos can't be."""
     template = DEFAULT_NAME if options.output == DEFAULT_OUTPUT else str(options.output)
-    seeds = [random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed < 0 else options.seed for _ in jobs]
+    seeds = [a_seed(options) for _ in jobs]
     profile = str(options_said(options).value("profile", AUTO))
     ready, failures = list[tuple[ListedJob, PreparedRun]](), list[Failure]()
     for job, seed, output in zip(jobs, seeds, name_videos(jobs, template, seeds, profile), strict=True):

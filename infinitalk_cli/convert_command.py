@@ -14,7 +14,7 @@ import typer
 from infinitalk_cli.console import Console, errors_as_exit_codes
 from infinitalk_cli.console_options import ProgressOptions
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.options import Engine
+from infinitalk_cli.options_values import Engine
 from infinitalk_cli.request import parse_lora
 from infinitalk_cli.weights import choose_engine, find_weights_dir
 

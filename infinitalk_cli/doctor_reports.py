@@ -12,8 +12,7 @@ from infinitalk_cli import __version__
 from infinitalk_cli.doctor import Check, Examination, examine, is_fit, read_packages
 from infinitalk_cli.doctor_cuda import check_cuda
 from infinitalk_cli.hardware import Hardware, detect_hardware
-from infinitalk_cli.options import with_weights_there
-from infinitalk_cli.run_choice import RunChoice, Said, choose_run
+from infinitalk_cli.run_choice import RunChoice, Said, choose_run, with_weights_there
 from infinitalk_cli.run_reports import choice_line
 from infinitalk_cli.settings_files import KEYS, VARIABLE_PREFIX, Setting, read_settings
 from infinitalk_cli.weights import find_weights_dir

@@ -17,7 +17,7 @@ from infinitalk_cli.console import Console, errors_as_exit_codes
 from infinitalk_cli.console_options import ProgressOptions, taking
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.hardware import detect_hardware
-from infinitalk_cli.options import Engine, PresetName, Quant
+from infinitalk_cli.options_values import Engine, PresetName, Quant
 from infinitalk_cli.profiles import AUTO, find_preset, find_profile
 from infinitalk_cli.run_choice import Said, choose_run
 from infinitalk_cli.settings_files import Setting, read_settings

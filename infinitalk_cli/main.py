@@ -19,8 +19,10 @@ from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.job_list import is_list
 from infinitalk_cli.job_record import JobRecord
-from infinitalk_cli.options import GenerateOptions, PreparedRun, job_words, prepare_run
+from infinitalk_cli.options import GenerateOptions
+from infinitalk_cli.options_job import job_words
 from infinitalk_cli.options_record import record_of, repeating
+from infinitalk_cli.prepare import PreparedRun, prepare_run
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app

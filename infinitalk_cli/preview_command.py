@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import errors_as_exit_codes
+from infinitalk_cli.console_options import OUTPUT
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.hardware import detect_hardware
-from infinitalk_cli.options import OUTPUT, GenerateOptions, options_said, read_options_job
+from infinitalk_cli.options import GenerateOptions
+from infinitalk_cli.options_job import read_options_job
+from infinitalk_cli.prepare import options_said
 from infinitalk_cli.profiles import AUTO, settle
 from infinitalk_cli.profiles import find_profile as profile_of
 from infinitalk_cli.request import GenerateRequest, check_settings, input_files

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infinitalk_cli.bench_store import MeasuredStages, measured_flops_per_s, measured_stages
-from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError
+from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError, WeightsError
 from infinitalk_cli.estimate import Estimate, Rate, estimate, rate_of
 from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu, choose_gpus, too_few_gpus
@@ -33,7 +33,7 @@ from infinitalk_cli.profiles import (
     settled_origins,
 )
 from infinitalk_cli.settings_files import Setting
-from infinitalk_cli.weights import BASE
+from infinitalk_cli.weights import BASE, locate
 
 FIELD_OF_KEY = {
     "size": "size",
@@ -145,6 +145,24 @@ def with_quant(run: RunChoice, quant: Quant) -> RunChoice:
     choice = fit(run.base, run.hardware, gpu, wishes, preset=run.preset, reasons=run.choice.reasons)
     form = "bfloat16" if quant == "none" else quant
     return replace(run, choice=replace(choice, reasons=(*choice.reasons, f"{form} weights are there, others are not")))
+
+
+def with_weights_there(run: RunChoice, weights_dir: Path | None, *, num_speakers: int) -> RunChoice:
+    """Of the forms of the weights that fit, the one that is there, if the preferred one is not."""
+    preferred = run.profile("infinitetalk").quant
+    if weights_dir is None or run.gpu is None or run.base.demo_weights or "quant" in run.said.settings:
+        return run
+    if "profile" in run.said.settings and run.said.value("profile") != AUTO:
+        return run
+    forms: tuple[Quant, ...] = (preferred, *(form for form in ("fp8", "int8", "none") if form != preferred))
+    for form in forms:
+        try:
+            locate(weights_dir, num_speakers=num_speakers, quant=form)
+        except WeightsError:
+            continue
+        other = run if form == preferred else with_quant(run, form)
+        return other if other.choice.fits or form == preferred else run
+    return run
 
 
 def refuse_gpuless(run: RunChoice) -> None:

@@ -16,7 +16,7 @@ from infinitalk_cli.console_options import ConsoleOptions, ProgressOptions, taki
 from infinitalk_cli.convert_command import ConvertOptions, convert_weights
 from infinitalk_cli.download_command import profile_quant
 from infinitalk_cli.errors import InputError, WeightsError
-from infinitalk_cli.options import Engine, Quant
+from infinitalk_cli.options_values import Engine, Quant
 from infinitalk_cli.weights import find_weights_dir
 
 if TYPE_CHECKING:

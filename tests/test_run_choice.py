@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from infinitalk_cli import options, profiles_commands
+from infinitalk_cli import prepare, profiles_commands
 from infinitalk_cli.bench_store import measured_flops_per_s, store_bench
 from infinitalk_cli.estimate import SHARE_IN_TEAM
 from infinitalk_cli.main import app
@@ -54,7 +54,7 @@ def talk_on(monkeypatch: pytest.MonkeyPatch) -> Talk:
 
     def run(machine: str, *arguments: str, **changes: int) -> Result:
         seen = hardware(machine, **changes)  # pyright: ignore[reportArgumentType]
-        for module in (options, profiles_commands):
+        for module in (prepare, profiles_commands):
             monkeypatch.setattr(module, "detect_hardware", lambda: seen)
         return CliRunner().invoke(app, arguments)
 

@@ -1,0 +1,157 @@
+"""From the options of `talk generate` to a `GenerateRequest`: the one way from a command line to a run.
+
+Everything is checked here, before the engine is imported: a wrong option costs a fraction of a second, not the
+loading of torch.
+"""
+
+import os
+import random
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from infinitalk_cli.errors import WeightsError
+from infinitalk_cli.footprint import all_parameters
+from infinitalk_cli.hardware import Gpu, detect_hardware
+from infinitalk_cli.job import Job
+from infinitalk_cli.options import DEFAULT_TEACACHE_THRESHOLD, GenerateOptions
+from infinitalk_cli.options_job import read_options_job
+from infinitalk_cli.options_media import voice_files
+from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
+from infinitalk_cli.profiles import Engine, Profile
+from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora
+from infinitalk_cli.run_choice import (
+    RunChoice,
+    Said,
+    choose_run,
+    gpus_of,
+    read_sizes,
+    refuse_gpuless,
+    with_weights_there,
+)
+from infinitalk_cli.run_loras import loras_of_run, named_lora
+from infinitalk_cli.settings_files import KEYS, Setting, read_settings
+from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
+
+LARGEST_RANDOM_SEED = 2**31
+"""A random seed stays short enough to be typed again."""
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A request that is ready to start, and how its profile was chosen. `gpus`: see `gpus_of`.
+
+    `lacking`: of a dry run, how to get the weights that are not there yet; what it says then goes by published sizes.
+    """
+
+    request: GenerateRequest
+    choice: RunChoice
+    gpus: tuple[Gpu, ...] = ()
+    lacking: str = ""
+
+
+def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun:
+    """Check everything that the user said and settle what was left open; writes nothing.
+
+    Args: job: None for the one that the options name.
+    Raises: InputError: for the job or the options. WeightsError: if files are missing. EnvironmentUnfitError: if the
+    machine has no GPU and the user did not say to go without.
+    """
+    job = job or read_options_job(options)
+    run = choose_run(options_said(options), detect_hardware())
+    demo = run.base.demo_weights and options.weights_dir is None
+    weights_dir = None if demo else find_weights_dir(options.weights_dir)
+    run = with_weights_there(run, weights_dir, num_speakers=job.num_speakers)
+    request = request_of(options, job, run, weights_dir)
+    lenient = options.dry_run or options.skip_existing  # a dry run writes nothing; what is there, is looked at later
+    check_request(replace(request, overwrite=True) if lenient else request)
+    refuse_gpuless(run)
+    prepared = PreparedRun(request, run, gpus_of(run, request.num_gpus))
+    return prepared if weights_dir is None else with_files(prepared, weights_dir, may_lack=options.dry_run)
+
+
+def request_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: Path | None) -> GenerateRequest:
+    """What the options ask of the engine, with the LoRAs that they name alone."""
+    engine = engine_of(options, job, run, weights_dir)
+    threshold = DEFAULT_TEACACHE_THRESHOLD if options.teacache else None
+    profile = run.profile(engine)
+    request = GenerateRequest(
+        job=job,
+        output=options.output,
+        profile=profile,
+        engine=engine,
+        weights_dir=weights_dir,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        seed=a_seed(options),
+        device=options.device,
+        loras=tuple(parse_lora(text, named_lora(weights_dir)) for text in options.lora or ()),
+        max_seconds=options.max_seconds,
+        crf=options.crf,
+        apg=options.apg,
+        step_cache_threshold=threshold if options.teacache_threshold is None else options.teacache_threshold,
+        color_strength=options.color_strength,
+        reference_by_index=options.reference_by_index,
+        source=options.source_wishes,
+        sound=options.sound_wishes,
+        voice=options.voice_wishes,
+        voice_files=voice_files(job, options.voice or (), find_weights_dir(options.weights_dir)),
+        resident_parameters=resident_parameters(profile),
+        convert=not options.no_convert,
+        num_gpus=options.gpus,
+        chunks=options.chunk_wishes,
+        picture=options.picture_wishes,
+    )
+    return replace(request, told=told_options(options, run, request))
+
+
+def with_files(prepared: PreparedRun, weights_dir: Path, *, may_lack: bool) -> PreparedRun:
+    """The run with the LoRAs that go with its weight files.
+
+    Args: may_lack: of a dry run, which goes by published sizes where files are missing.
+    Raises: InputError: if the GPUs can't share this transformer, or for a LoRA. WeightsError: if files are missing.
+    """
+    request = prepared.request
+    if (sizes := read_sizes(weights_dir)) is not None:
+        check_shares(request.num_gpus, sizes.num_heads)
+    try:
+        files = locate(
+            weights_dir, num_speakers=request.job.num_speakers, quant=request.profile.quant, engine=request.engine
+        )
+    except WeightsError as error:
+        if not may_lack:
+            raise
+        return replace(prepared, lacking=error.hint)
+    loras = loras_of_run(request.loras, request.profile, files, weights_dir)
+    return replace(prepared, request=replace(request, loras=loras))
+
+
+def engine_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: Path | None) -> Engine:
+    """The engine that was asked for, else the one whose weights are there."""
+    if options.engine:
+        return options.engine.value
+    if weights_dir is None:
+        return "infinitetalk"
+    return choose_engine(weights_dir, num_speakers=job.num_speakers, quant=run.profile("infinitetalk").quant)
+
+
+def a_seed(options: GenerateOptions) -> int:
+    """The seed that was asked for, or a random one."""
+    return random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed < 0 else options.seed
+
+
+def resident_parameters(profile: Profile) -> int | None:
+    """How many parameters stay on the GPU; None where the profile asks for all, which may stay if they fit."""
+    number = profile.num_persistent_param_in_dit
+    return None if number is None or number >= all_parameters() else number
+
+
+def options_said(options: GenerateOptions) -> Said:
+    """What options, environment and files say, the nearest of each."""
+    settings = read_settings(os.environ, Path.cwd())
+    for key in KEYS:
+        value = getattr(options, OPTION_OF_KEY.get(key, key))
+        if value is not None:
+            option = "--" + key.replace("_", "-")
+            settings[key] = Setting(value.value if isinstance(value, Enum) else value, option)
+    return Said(settings, options.device)
