@@ -102,28 +102,12 @@ def generate(
         progress.begin_video(num_done=begun.carried.num_done if begun.carried else 0)
         chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
-            num_frames, num_chunks, drift = write_video(making, folder, begun, inputs, chunks)
-        if complaint := drift.complaint(VIDEO_FPS):
+            written = write_video(making, folder, begun, inputs, chunks)
+        if complaint := written.drift.complaint(VIDEO_FPS):
             on_note(f"note: {complaint}; docs/long-videos.md has what mends it")
         for path in keep_tracks(request, inputs.job):
             on_note(f"the speech is kept in {path}")
-    result = GenerateResult(
-        output=request.output,
-        width=conditioning.width,
-        height=conditioning.height,
-        num_frames=num_frames,
-        fps=VIDEO_FPS,
-        num_chunks=num_chunks,
-        elapsed_s=progress.elapsed_s,
-        ram_peak_bytes=progress.ram_peak_bytes,
-        vram_peak_bytes=progress.vram_peak_bytes,
-        drift=drift.summary(),
-    )
-    try:
-        return replace(result, record=keep_record(request.output, making.record(drift, progress, result)))
-    except OSError as error:
-        on_note(f"note: the video is done, but its record could not be written: {error.strerror or error}")
-        return result
+    return keep_result(making, inputs, written, progress, on_note)
 
 
 @dataclass(frozen=True)
@@ -177,6 +161,16 @@ def shape_of(inputs: Inputs) -> JobShape:
     crop, settings = inputs.reference.crop, inputs.settings
     num_frames = settings.max_frames or settings.chunk_frames
     return JobShape(crop.width, crop.height, num_frames, len(inputs.speech.waveforms), VIDEO_FPS)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run has written. `num_frames`: of the whole video; `num_chunks`: made by this run, not by the one that it
+    goes on with; `drift`: how far the chunks strayed from the picture."""
+
+    num_frames: int
+    num_chunks: int
+    drift: Drift
 
 
 def make_conditioning(
@@ -298,10 +292,8 @@ def refuse_what_came_meanwhile(request: GenerateRequest) -> None:
         )
 
 
-def write_video(
-    making: Making, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]
-) -> tuple[int, int, Drift]:
-    """Write the chunks and the sound; the number of frames, of chunks made by this run, and how far they strayed."""
+def write_video(making: Making, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]) -> Written:
+    """Write the chunks and the sound."""
     drift = begun.drift
 
     def keep(chunk: Chunk) -> None:
@@ -319,7 +311,31 @@ def write_video(
         num_frames=begun.num_frames,
     )
     num_chunks = write_chunks(writer, chunks, keep)
-    return writer.num_frames, num_chunks, drift
+    return Written(writer.num_frames, num_chunks, drift)
+
+
+def keep_result(
+    making: Making, inputs: Inputs, written: Written, progress: RunProgress, on_note: OnNote
+) -> GenerateResult:
+    """What was made, and its record beside it; a record that can't be written spoils no video."""
+    crop, output = inputs.reference.crop, making.request.output
+    result = GenerateResult(
+        output=output,
+        width=crop.width,
+        height=crop.height,
+        num_frames=written.num_frames,
+        fps=VIDEO_FPS,
+        num_chunks=written.num_chunks,
+        elapsed_s=progress.elapsed_s,
+        ram_peak_bytes=progress.ram_peak_bytes,
+        vram_peak_bytes=progress.vram_peak_bytes,
+        drift=written.drift.summary(),
+    )
+    try:
+        return replace(result, record=keep_record(output, making.record(written.drift, progress, result)))
+    except OSError as error:
+        on_note(f"note: the video is done, but its record could not be written: {error.strerror or error}")
+        return result
 
 
 @contextmanager
