@@ -1,6 +1,7 @@
 """Many jobs in one command: all are checked first, then made one after the other with one load of the networks.
 
-A job that fails does not stop the others; what failed is told again at the end, with exit code 8. Ctrl-C stops all.
+A job that fails does not stop the others; what failed is told again at the end, with exit code 8. Ctrl-C stops all. A
+GPU that fails stops all too: no process can use it any more that did so when it failed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import Console
-from infinitalk_cli.errors import InterruptedRunError, PartialBatchError, TalkError
+from infinitalk_cli.errors import GpuFailedError, InterruptedRunError, PartialBatchError, TalkError
 from infinitalk_cli.job_list import DEFAULT_NAME, ListedJob, list_jobs, name_videos
 from infinitalk_cli.options import DEFAULT_OUTPUT, GenerateOptions
 from infinitalk_cli.options_job import job_words, refuse_doubled, said_anew
@@ -64,6 +65,10 @@ def run_batch(
             perform(prepared, options, console, warm)
         except InterruptedRunError:
             raise
+        except GpuFailedError as error:
+            failures.append(tell(Failure(job, error), console))
+            failures += [Failure(other, GpuFailedError("not begun: the GPU had failed")) for other, _ in ready[number:]]
+            break
         except Exception as error:
             failures.append(tell(Failure(job, error), console))
             if warm:

@@ -33,6 +33,10 @@ class EnvironmentUnfitError(TalkError):
     exit_code = 3
 
 
+class GpuFailedError(EnvironmentUnfitError):
+    """The GPU or its driver failed in the middle of a run; this process can't use it any more."""
+
+
 class WeightsError(TalkError):
     """Weights are missing, damaged or of another model."""
 

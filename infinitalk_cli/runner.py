@@ -17,12 +17,7 @@ import torch
 
 from infinitalk_cli.convert_when_it_pays import convert_what_pays
 from infinitalk_cli.demo import ensure_demo_weights
-from infinitalk_cli.errors import (
-    DoesNotFitError,
-    EnvironmentUnfitError,
-    InputError,
-    OutOfGpuMemoryError,
-)
+from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job
 from infinitalk_cli.kernel_wish import attention_of_run
@@ -39,6 +34,7 @@ from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks
+from infinitalk_cli.run_errors import foreseen_errors
 from infinitalk_cli.run_networks import compute_dtype, load_networks
 from infinitalk_cli.run_plan import short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
@@ -51,7 +47,7 @@ from infinitalk_cli.run_team import open_team
 from infinitalk_cli.run_voice import keep_tracks, speak_job
 from infinitalk_cli.run_writing import write_chunks
 from infinitalk_cli.sampling.conditioning import Conditioning
-from infinitalk_cli.sampling.settings import ApgSettings, InvalidInput, SamplingSettings
+from infinitalk_cli.sampling.settings import ApgSettings, SamplingSettings
 from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Chunk, generate_chunks
 from infinitalk_cli.weights import WeightFiles, locate
@@ -102,7 +98,7 @@ def generate(
         progress.begin_video(num_done=begun.carried.num_done if begun.carried else 0)
         chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
-            written = write_video(making, folder, begun, inputs, chunks)
+            written = write_video(making, folder, begun, inputs, chunks, on_note)
         if complaint := written.drift.complaint(VIDEO_FPS):
             on_note(f"note: {complaint}; docs/long-videos.md has what mends it")
         for path in keep_tracks(request, inputs.job):
@@ -292,7 +288,9 @@ def refuse_what_came_meanwhile(request: GenerateRequest) -> None:
         )
 
 
-def write_video(making: Making, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk]) -> Written:
+def write_video(
+    making: Making, folder: PartFolder, begun: Resumed, inputs: Inputs, chunks: Iterator[Chunk], on_note: OnNote
+) -> Written:
     """Write the chunks and the sound."""
     drift = begun.drift
 
@@ -310,7 +308,7 @@ def write_video(making: Making, folder: PartFolder, begun: Resumed, inputs: Inpu
         overwrite=request.overwrite,
         num_frames=begun.num_frames,
     )
-    num_chunks = write_chunks(writer, chunks, keep)
+    num_chunks = write_chunks(writer, chunks, keep, on_note)
     return Written(writer.num_frames, num_chunks, drift)
 
 
@@ -336,28 +334,3 @@ def keep_result(
     except OSError as error:
         on_note(f"note: the video is done, but its record could not be written: {error.strerror or error}")
         return result
-
-
-@contextmanager
-def foreseen_errors() -> Generator[None]:
-    """Say failures of the libraries and the sampler in a user's words."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise InputError(error.message, hint=error.hint) from error
-    except torch.OutOfMemoryError as error:
-        hint = "use 8-bit weights (--quant fp8 or int8), a smaller --size, or fewer --frames; close other GPU programs"
-        raise OutOfGpuMemoryError(f"the GPU has too little memory: {first_line(error)}", hint=hint) from error
-    except RuntimeError as error:
-        if "CUDA error" not in str(error):
-            raise
-        hint = "`talk doctor` looks at the GPU; then run it again with --resume, finished chunks are kept"
-        raise EnvironmentUnfitError(f"the GPU failed: {first_line(error)}", hint=hint) from error
-    except MemoryError as error:
-        hint = "close other programs, or use 8-bit weights (--quant fp8 or int8)"
-        raise DoesNotFitError("this computer has too little memory (RAM)", hint=hint) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, without what follows in further lines."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -93,6 +93,15 @@ def test_a_run_that_fails_is_one_failed_job(desk: Path, engine: Engine, failure:
     assert "Traceback" not in result.stderr
 
 
+def test_a_gpu_that_fails_is_not_tried_again(desk: Path, engine: Engine) -> None:
+    engine.failure = errors.GpuFailedError("the GPU failed: CUDA error: unspecified launch failure")
+    (desk / "jobs.jsonl").write_text(lines(JOB, JOB, JOB))
+    result = generate("jobs.jsonl", "-q")
+    assert (result.exit_code, len(engine.requests)) == (8, 1)
+    assert "3 of 3 jobs failed" in result.stderr
+    assert result.stderr.count("not begun: the GPU had failed") == 2
+
+
 def test_ctrl_c_stops_all(desk: Path, engine: Engine) -> None:
     engine.failure = errors.InterruptedRunError("stopped")
     (desk / "jobs.jsonl").write_text(lines(JOB, JOB))

@@ -218,7 +218,8 @@ def test_a_gpu_that_fails_ends_with_exit_code_3_and_a_way_on(
     assert result.exit_code == 3
     assert "GPU is lost" in result.stderr
     assert "asynchronously" not in result.stderr
-    assert "--resume" in result.stderr
+    assert "nothing was finished" in result.stderr
+    assert "talk doctor" in result.stderr
 
 
 def test_running_out_of_gpu_memory_ends_with_exit_code_5(

@@ -12,7 +12,7 @@ import av
 import pytest
 import torch
 
-from infinitalk_cli.errors import InterruptedRunError, MediaError
+from infinitalk_cli.errors import GpuFailedError, InterruptedRunError, MediaError
 from infinitalk_cli.interrupts import OTHER_STOPS, held_interrupts, stops_as_interrupts
 from infinitalk_cli.media import writer as writer_module
 from infinitalk_cli.media.part_folder import PartFolder
@@ -68,7 +68,7 @@ def num_frames_in(path: Path) -> int:
 
 
 def test_ctrl_c_keeps_the_chunks_done_and_says_how_to_go_on(writer: VideoWriter) -> None:
-    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are in .*a\.part\.mp4") as caught:
+    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are .* played: .*a\.part\.mp4$") as caught:
         write_chunks(writer, chunks_then_ctrl_c(2))
     assert caught.value.exit_code == 130
     assert "--resume" in caught.value.hint
@@ -78,7 +78,7 @@ def test_ctrl_c_keeps_the_chunks_done_and_says_how_to_go_on(writer: VideoWriter)
 
 @pytest.mark.usefixtures("ctrl_c_while_joining")
 def test_a_second_ctrl_c_does_not_lose_the_chunks_done(writer: VideoWriter) -> None:
-    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are in .*a\.part$"):
+    with pytest.raises(InterruptedRunError, match=r"the first 0\.72 s are .*a\.part/0001\.mp4 to 0002"):
         write_chunks(writer, chunks_then_ctrl_c(2))
     pieces = sorted(writer.path.with_name("a.part").glob("*.mp4"))
     assert [num_frames_in(piece) for piece in pieces] == [CHUNK_FRAMES] * 2
@@ -107,9 +107,62 @@ def test_a_failure_to_write_ends_the_run_and_keeps_the_chunks_before(writer: Vid
         if chunk.index == 1:
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(MediaError, match="No space left"):
+    with pytest.raises(
+        MediaError, match=r"No space left .*\n  the first 0\.72 s are .* played: .*a\.part\.mp4$"
+    ) as caught:
         write_chunks(writer, chunks(9), fail_at_the_second)
+    assert "--resume" in caught.value.hint
     assert num_frames_in(writer.path.with_name("a.part") / "0001.mp4") == CHUNK_FRAMES
+    assert num_frames_in(writer.part_path) == 2 * CHUNK_FRAMES
+
+
+def test_a_disk_too_full_to_join_the_chunks_done_leaves_them_to_be_played(
+    writer: VideoWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer_module, "join_segments", full)
+    with pytest.raises(MediaError, match=r"the first 1\.08 s are .*a\.part.0001\.mp4 to 0003\.mp4$") as caught:
+        write_chunks(writer, chunks(3))
+    assert "free some disk space" in caught.value.hint
+    assert "--resume" in caught.value.hint
+
+
+def gpu_errors() -> Iterator[RuntimeError]:
+    yield RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+    yield RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+    yield RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+    if hasattr(torch, "AcceleratorError"):
+        yield torch.AcceleratorError("GPU is lost")
+
+
+@pytest.mark.parametrize("error", list(gpu_errors()), ids=lambda error: str(error)[:24])
+def test_a_gpu_that_fails_in_chunk_2_ends_with_what_is_done_and_how_to_go_on(
+    writer: VideoWriter, error: RuntimeError
+) -> None:
+    def failing() -> Iterator[Chunk]:
+        yield from chunks(1)
+        raise error
+
+    with pytest.raises(GpuFailedError, match=r"the GPU failed: .*\n  the first 0\.36 s are .*a\.part\.mp4$") as caught:
+        write_chunks(writer, failing())
+    assert caught.value.exit_code == 3
+    assert "talk doctor" in caught.value.hint
+    assert "--resume" in caught.value.hint
+    assert num_frames_in(writer.part_path) == CHUNK_FRAMES
+
+
+def test_a_failure_that_nobody_foresaw_still_says_where_the_part_is(writer: VideoWriter) -> None:
+    def failing() -> Iterator[Chunk]:
+        yield from chunks(2)
+        raise ZeroDivisionError
+
+    notes = list[str]()
+    with pytest.raises(ZeroDivisionError):
+        write_chunks(writer, failing(), on_note=notes.append)
+    assert "a.part.mp4" in notes[0]
+    assert "--resume" in notes[0]
 
 
 @pytest.mark.parametrize("number", OTHER_STOPS)

@@ -55,7 +55,7 @@ class VideoWriter:
         self._folder, self._picture, self._sound = folder, picture, sound
         self._metadata, self._overwrite = dict(metadata or {}), overwrite
         self._num_segments = len(folder.segments())
-        self._ended = False
+        self._ended = self._joined = False
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -110,7 +110,23 @@ class VideoWriter:
                 sound=self._sound,
                 metadata=self._metadata,
             )
+        self._joined = True
         return self.part_path
+
+    def kept(self) -> str:
+        """What of a video that failed can be played, in words: one file, or the pieces where no disk is left to join.
+
+        Joins them unless that was tried before.
+        """
+        if self.num_frames == 0:
+            return "nothing was finished"
+        if not self._ended:
+            with suppress(MediaError):
+                self.join_part()
+        first, *more = self._folder.segments()
+        pieces = f"{first} to {more[-1].name}" if more else str(first)
+        seconds = self.num_frames / self._picture.fps
+        return f"the first {seconds:.2f} s are finished and can be played: {self.part_path if self._joined else pieces}"
 
     @contextmanager
     def disk_errors(self) -> Generator[None]:
@@ -118,11 +134,9 @@ class VideoWriter:
         try:
             yield
         except (FFmpegError, OSError) as error:
-            seconds = self.num_frames / self._picture.fps
-            kept = f"the {seconds:.2f} s that are finished are kept in {self._folder.path}"
             raise MediaError(
-                f"writing {self.path} failed: {error.strerror}; {kept if self.num_frames else 'nothing was finished'}",
-                hint="free some disk space and run it again with --resume, or choose another folder with -o",
+                f"writing {self.path} failed: {error.strerror}",
+                hint="free some disk space, or choose another folder with -o",
             ) from error
 
 
