@@ -25,7 +25,8 @@ from infinitalk_cli.memory.keymaps import (
     transformer_tensors,
 )
 from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, nowhere_else, open_tensors
-from infinitalk_cli.memory.lora import Lora, LoraReport, apply_loras
+from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport, merge_loras, plan_loras
+from infinitalk_cli.memory.lora_beside import put_beside
 from infinitalk_cli.memory.quant import keep_exact, quantize_on_load, swap_quantized_linears
 from infinitalk_cli.memory.repackaged import published_image_encoder, published_text_encoder, published_vae
 from infinitalk_cli.models.audio_encoder import AudioEncoder
@@ -39,6 +40,7 @@ from infinitalk_cli.weights import WeightFiles
 
 Device = torch.device | str
 Config = TypeVar("Config")
+NO_LORAS = LoraPlan()
 
 
 def build_dit(
@@ -47,6 +49,7 @@ def build_dit(
     dtype: torch.dtype,
     device: Device = "cpu",
     loras: Sequence[Lora] = (),
+    beside: bool = False,
     only_reference_keys: bool = False,
     on_lora: Callable[[LoraReport], None] | None = None,
     quantize_to: torch.dtype | None = None,
@@ -57,21 +60,29 @@ def build_dit(
     Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`).
         quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it.
         place: may give some of its tensors memory before they are read, see `load_into`; the others go to `device`.
-        only_reference_keys: see `apply_loras`. on_lora: told what each LoRA file did.
+        beside: keep LoRAs beside the weights (`lora_beside.py`) where they are not merged into float32.
+        only_reference_keys: see `plan_loras`. on_lora: told what each LoRA file did.
     Raises: WeightsError: if files are damaged or don't fit together, or a LoRA has no effect.
     """
     base = transformer_tensors(open_tensors(files.dit_shards))
     adapter = transformer_tensors(open_tensors(files.adapter)) if files.adapter else {}
+    sizes = read_dit_sizes(files)
+    plan = NO_LORAS
+    if loras:
+        with torch.device("meta"):
+            plan = plan_loras(DiT(sizes), loras, only_reference_keys=only_reference_keys)
     dit = make_dit(
-        read_dit_sizes(files),
+        sizes,
         merge_tensors(base, adapter),
         dtype=dtype,
         device=device,
+        loras=plan,
+        beside=beside,
         quantize_to=quantize_to,
         place=place,
     )
-    for report in apply_loras(dit, loras, device=device, only_reference_keys=only_reference_keys):
-        if on_lora is not None:
+    if on_lora is not None:
+        for report in plan.reports:
             on_lora(report)
     return dit
 
@@ -97,15 +108,22 @@ def make_dit(
     *,
     dtype: torch.dtype,
     device: Device,
+    loras: LoraPlan = NO_LORAS,
+    beside: bool = False,
     quantize_to: torch.dtype | None = None,
     place: Callable[[DiT], object] = nowhere_else,
 ) -> DiT:
-    """The video transformer of these sizes, filled from tensors under its own names, 8-bit forms included."""
+    """The video transformer of these sizes, filled from tensors under its own names, 8-bit forms included.
+
+    Args: as of `build_dit`.
+    """
     with torch.device("meta"):
         dit = DiT(config)
     named = swap_quantized_linears(dit, tensors)
     if quantize_to is not None:
         named = quantize_on_load(dit, named, quantize_to, where=lambda layer: layer.startswith("blocks."))
+    if beside:
+        named, loras = put_beside(dit, named, loras, where=lambda layer: not DiT.keeps_float32(f"{layer}.weight"))
     load_into(
         dit,
         named,
@@ -114,6 +132,7 @@ def make_dit(
         device=device,
         place=lambda _: place(dit),
     )
+    merge_loras(dit, loras, device=device)
     keep_exact(dit, lambda layer: not layer.startswith("blocks."))
     return dit.eval()
 

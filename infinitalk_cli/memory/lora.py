@@ -9,7 +9,8 @@ Tools spell the same few statements in many ways. A key is read as prefix, layer
             an `alpha`; diff: weight += scale * diff; diff_b: bias; diff_m or modulation.diff: modulation
 
 All files are summed in float32 on top of the weight and the result is rounded once; 8-bit weights are dequantised,
-summed and quantised again row by row. Nothing is left out silently: a report lists every tensor that had no effect and
+summed and quantised again row by row. Or up and down stay matrices of their own, beside the weight (`lora_beside.py`).
+Nothing is left out silently: a report lists every tensor that had no effect and
 why, and a file that had none at all is an error. The reference program knows only one prefix and few roles and drops
 the rest without a word; `only_reference_keys` reproduces its result.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -74,22 +75,46 @@ def _impossible(device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """The product `strength() * up @ down` that is to be added to a matrix, still unread.
+
+    `down`: `(rank, in)`; `up`: `(out, rank)`. `strength`: all scales in one number.
+    """
+
+    down: TensorRef
+    up: TensorRef
+    strength: Callable[[], float]
+
+    @property
+    def rank(self) -> int:
+        """How narrow it is."""
+        return self.down.shape[0]
+
+    def times(self, scale: float) -> LowRank:
+        """The same, so much stronger."""
+        return replace(self, strength=lambda: scale * self.strength())
+
+
+@dataclass(frozen=True)
 class _Change:
-    """An addition to one parameter, still unread; with a `problem` it cannot be made."""
+    """An addition to one parameter, still unread; with a `problem` it cannot be made. `product`: if it is one."""
 
     parameter: str
     refs: tuple[TensorRef, ...]  # the tensors of the file that it is made of
     shape: tuple[int, ...] = ()
     make: Callable[[torch.device], Tensor] = _impossible
     problem: str = ""
+    product: LowRank | None = None
 
 
 @dataclass(frozen=True)
 class LoraPlan:
     """What LoRA files add to the parameters of a network. Nothing of it is read yet."""
 
-    reports: tuple[LoraReport, ...]
-    _additions: Mapping[str, list[tuple[float, _Change]]]
+    reports: tuple[LoraReport, ...] = ()
+    _additions: Mapping[str, list[tuple[float, _Change]]] = field(
+        default_factory=dict[str, "list[tuple[float, _Change]]"]
+    )
 
     @property
     def parameters(self) -> Collection[str]:
@@ -101,6 +126,20 @@ class LoraPlan:
         for scale, change in self._additions.get(parameter, ()):
             yield scale * change.make(device)
 
+    def products_for(self, parameter: str) -> tuple[LowRank, ...]:
+        """The low-rank products among what is added to a matrix, in the files' order."""
+        found = self._additions.get(parameter, ())
+        return tuple(change.product.times(scale) for scale, change in found if change.product is not None)
+
+    def without_products(self, parameters: Collection[str]) -> LoraPlan:
+        """What is left to add where the products for these parameters take effect otherwise."""
+        left: dict[str, list[tuple[float, _Change]]] = {}
+        for name, additions in self._additions.items():
+            rest = [(scale, change) for scale, change in additions if name not in parameters or change.product is None]
+            if rest:
+                left[name] = rest
+        return replace(self, _additions=left)
+
 
 def read_lora(path: Path, scale: float = 1.0) -> Lora:
     """Open a LoRA file. Raises: WeightsError: as `open_tensors`, but for a file that the user brought along."""
@@ -111,30 +150,12 @@ def read_lora(path: Path, scale: float = 1.0) -> Lora:
         raise WeightsError(f"the LoRA can't be read: {error.message}", hint=hint) from error
 
 
-def apply_loras(
-    module: nn.Module,
-    loras: Sequence[Lora],
-    *,
-    device: torch.device | str | None = None,
-    only_reference_keys: bool = False,
-) -> list[LoraReport]:
-    """Add LoRA files to the weights of `module`, in place.
-
-    Args: device: where sums are made, by default where each weight is. A weight in RAM visits a GPU for it: so it
-        becomes the same as one that is there, and 14B of them take seconds.
-        only_reference_keys: take what the reference program takes and drop the rest, `alpha` included.
-    Returns: one report per file.
-    Raises: WeightsError: if a file has no effect; nothing is changed then.
-    """
-    plan = plan_loras(module, loras, only_reference_keys=only_reference_keys)
-    targets = _Targets(module)
-    for parameter in plan.parameters:
-        targets.add(parameter, plan, None if device is None else torch.device(device))
-    return list(plan.reports)
-
-
 def plan_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys: bool = False) -> LoraPlan:
-    """What LoRA files would add to a network, which may lie on the `meta` device. Raises: as `apply_loras`."""
+    """What LoRA files would add to a network, which may lie on the `meta` device.
+
+    Args: only_reference_keys: take what the reference program takes and drop the rest, `alpha` included.
+    Raises: WeightsError: if a file has no effect.
+    """
     targets = _Targets(module)
     plans = [_plan(lora, targets, only_reference_keys) for lora in loras]
     additions: dict[str, list[tuple[float, _Change]]] = {}
@@ -142,6 +163,17 @@ def plan_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys:
         for change in changes:
             additions.setdefault(change.parameter, []).append((lora.scale, change))
     return LoraPlan(tuple(report for _, report in plans), additions)
+
+
+def merge_loras(module: nn.Module, plan: LoraPlan, *, device: torch.device | str | None = None) -> None:
+    """Add what was planned to the weights of `module`, in place.
+
+    Args: device: where sums are made, by default where each weight is. A weight in RAM visits a GPU for it: so it
+        becomes the same as one that is there, and 14B of them take seconds.
+    """
+    targets = _Targets(module)
+    for parameter in plan.parameters:
+        targets.add(parameter, plan, None if device is None else torch.device(device))
 
 
 class _Targets:
@@ -261,12 +293,14 @@ def _product(
     if len(up.shape) < 2 or len(down.shape) < 2 or up.shape[1] != down.shape[0]:
         return _Change(parameter, refs, problem=f"up {list(up.shape)} and down {list(down.shape)} do not multiply")
 
-    def make(device: torch.device) -> Tensor:
-        strength = 1.0 if alpha is None else alpha.load().item() / down.shape[0]
-        left, right = (ref.load().to(device, torch.float32).flatten(1) for ref in (up, down))
-        return strength * (left @ right).reshape(shape)
+    def strength() -> float:
+        return 1.0 if alpha is None else alpha.load().item() / down.shape[0]
 
-    return _Change(parameter, refs, shape, make)
+    def make(device: torch.device) -> Tensor:
+        left, right = (ref.load().to(device, torch.float32).flatten(1) for ref in (up, down))
+        return strength() * (left @ right).reshape(shape)
+
+    return _Change(parameter, refs, shape, make, product=LowRank(down, up, strength))
 
 
 def _difference(parameter: str, ref: TensorRef) -> _Change:

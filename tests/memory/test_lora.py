@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.memory.lora import Lora, LoraReport, apply_loras, read_lora
+from infinitalk_cli.memory.lora import Lora, LoraReport, merge_loras, plan_loras, read_lora
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from tests.memory.refs import NOWHERE, refs_of
 
@@ -54,10 +54,16 @@ def lora(tensors: dict[str, Tensor], scale: float = 1.0) -> Lora:
     return Lora(NOWHERE, scale, refs_of(tensors))
 
 
+def merge(net: Net, *loras: Lora, only_reference_keys: bool = False) -> list[LoraReport]:
+    plan = plan_loras(net, loras, only_reference_keys=only_reference_keys)
+    merge_loras(net, plan)
+    return list(plan.reports)
+
+
 def changes(net: Net, *loras: Lora, only_reference_keys: bool = False) -> tuple[dict[str, Tensor], list[LoraReport]]:
     """What the LoRAs added to each parameter that they changed."""
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    reports = apply_loras(net, loras, only_reference_keys=only_reference_keys)
+    reports = merge(net, *loras, only_reference_keys=only_reference_keys)
     added = {name: parameter.detach() - before[name] for name, parameter in net.named_parameters()}
     return {name: delta for name, delta in added.items() if delta.any()}, reports
 
@@ -163,7 +169,7 @@ def test_file_without_effect_is_an_error_and_nothing_is_changed(net: Net) -> Non
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     useless = Lora(Path("other.safetensors"), 1.0, refs_of(pair("down_blocks.0.attn.to_q")))
     with pytest.raises(WeightsError, match=r"other\.safetensors: none of its 2 tensors fits .*no down_blocks\.0"):
-        apply_loras(net, [lora(pair("blocks.0.self_attn.q")), useless])
+        merge(net, lora(pair("blocks.0.self_attn.q")), useless)
     assert all(torch.equal(parameter, before[name]) for name, parameter in net.named_parameters())
 
 
@@ -173,7 +179,7 @@ def test_several_files_are_summed_in_float32_and_rounded_once(net: Net) -> None:
     weight = net.get_parameter(name).detach().clone()
     small = {"blocks.0.self_attn.q.diff": torch.full((WIDTH, WIDTH), 2.0**-10)}  # alone lost beside 0.5 in bfloat16
     net.get_parameter(name).data.fill_(0.5)
-    apply_loras(net, [lora(small)] * 4)
+    merge(net, *[lora(small)] * 4)
     assert weight.dtype == torch.bfloat16
     assert torch.equal(net.get_parameter(name), torch.full_like(weight, 0.5 + 4 * 2.0**-10))
 
@@ -190,7 +196,7 @@ def test_8_bit_weights_are_quantised_again_row_by_row(net: Net, dtype: torch.dty
     bias = layer.bias
     assert bias is not None
     bias.data.zero_()
-    (report,) = apply_loras(net, [lora(tensors, 0.7)])
+    (report,) = merge(net, lora(tensors, 0.7))
     assert report.num_matched == 3
     data, scale = quantize_rows(before + 0.7 * PRODUCT, dtype, scale_dtype=scale_dtype)
     assert torch.equal(layer.data.float(), data.float())
@@ -239,4 +245,4 @@ def test_a_file_that_is_no_lora_is_not_to_be_downloaded_by_us(tmp_path: Path, na
 
 def test_empty_file_is_an_error(net: Net) -> None:
     with pytest.raises(WeightsError, match="it is empty"):
-        apply_loras(net, [lora({})])
+        merge(net, lora({}))

@@ -11,7 +11,7 @@ from torch import nn
 
 from infinitalk_cli.memory import packed
 from infinitalk_cli.memory.loading import load_into, open_tensors
-from infinitalk_cli.memory.lora import Lora, apply_loras
+from infinitalk_cli.memory.lora import Lora, merge_loras, plan_loras
 from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.packed import PackedBlock, PageLocks, page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
@@ -88,7 +88,7 @@ def test_loras_are_added_where_the_values_are(tmp_path: Path) -> None:
         for layer in "qk"
     }
     for network in (plain, net):
-        apply_loras(network, [Lora(NOWHERE, 0.5, refs_of(tensors))], device="cpu")
+        merge_loras(network, plan_loras(network, [Lora(NOWHERE, 0.5, refs_of(tensors))]), device="cpu")
     assert [storages(block) for block in net.blocks] == before
     assert offloader is not None
     offloader.keep(0)  # what is streamed is what the LoRA changed

@@ -22,6 +22,7 @@ def load_dit(
     *,
     dtype: torch.dtype = torch.float32,
     loras: Sequence[Lora] = (),
+    beside: bool = False,
     only_reference_keys: bool = False,
     reports: list[LoraReport] | None = None,
 ) -> DiT:
@@ -31,6 +32,7 @@ def load_dit(
         dtype=dtype,
         device=DEVICE,
         loras=loras,
+        beside=beside,
         only_reference_keys=only_reference_keys,
         on_lora=None if reports is None else reports.append,
     )

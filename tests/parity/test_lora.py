@@ -54,6 +54,13 @@ def test_lora_equals_the_reference(case: Case, tiny_tree: TinyTree) -> None:
     expect_close(velocity(dit, case), value(case.expected["output"]), case.tolerance, "velocity")
 
 
+@pytest.mark.parametrize("case", cases("lora"), ids=repr)
+def test_lora_beside_the_weights_equals_the_reference(case: Case, tiny_tree: TinyTree) -> None:
+    drops = holds_what_the_original_drops(case)
+    dit = load_dit(tiny_tree, case, loras=loras_of(case, tiny_tree), beside=True, only_reference_keys=drops)
+    expect_close(velocity(dit, case), value(case.expected["output"]), case.tolerance, "velocity")
+
+
 @pytest.mark.parametrize("case", cases("lora", lambda case: not holds_what_the_original_drops(case)), ids=repr)
 def test_every_tensor_of_a_usual_file_takes_effect(case: Case, tiny_tree: TinyTree) -> None:
     reports: list[LoraReport] = []
