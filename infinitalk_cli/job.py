@@ -108,6 +108,26 @@ class Job:
 
 
 @dataclass(frozen=True)
+class JobFlags:
+    """A job as options give it. Paths start at the working directory.
+
+    `audio`: a path per speaker, "none" for a silent one; with `turns` one path for all. `boxes`, `masks`:
+    "left,top,right,bottom" or a picture per speaker, or nothing. `text`: to be spoken, instead of `audio`.
+    """
+
+    image: Path | None = None
+    video: Path | None = None
+    audio: Sequence[str] = ()
+    prompt: str = DEFAULT_PROMPT
+    negative_prompt: str | None = None
+    boxes: Sequence[str] = ()
+    masks: Sequence[Path] = ()
+    turns: Path | None = None
+    text: str | None = None
+    audio_type: AudioType = "para"
+
+
+@dataclass(frozen=True)
 class _Source:
     """Where a job was written: its name in messages, where its paths are looked up, what its fields are called."""
 
@@ -134,31 +154,15 @@ def job_of_fields(
     return _checked({**fields, **(overrides or {})}, source)
 
 
-def job_from_flags(
-    *,
-    image: Path | None = None,
-    video: Path | None = None,
-    audio: Sequence[str] = (),
-    prompt: str = DEFAULT_PROMPT,
-    negative_prompt: str | None = None,
-    boxes: Sequence[str] = (),
-    masks: Sequence[Path] = (),
-    turns: Path | None = None,
-    text: str | None = None,
-    audio_type: AudioType = "para",
-) -> Job:
-    """Make a job of options. Paths start at the working directory.
-
-    Args: audio: a path per speaker, "none" for a silent one; with `turns` one path for all. boxes, masks:
-        "left,top,right,bottom" or a picture per speaker, or nothing. text: to be spoken, instead of `audio`.
-    Raises: InputError: with every mistake and its option.
-    """
-    if boxes and masks:
+def job_from_flags(flags: JobFlags) -> Job:
+    """Make a job of options. Raises: InputError: with every mistake and its option."""
+    if flags.boxes and flags.masks:
         raise InputError("--box and --mask say the same: give one of them", hint="a job file takes one of each")
+    audio, turns = flags.audio, flags.turns
     given: dict[str, Sequence[Any]] = {
         "audio": () if turns else ["None" if path.lower() == "none" else path for path in audio],
-        "box": [_box_of_text(text) for text in boxes],
-        "mask": [str(path) for path in masks],
+        "box": [_box_of_text(text) for text in flags.boxes],
+        "mask": [str(path) for path in flags.masks],
     }
     if turns and len(audio) > 1:
         raise InputError("--turns says who speaks when in one --audio, but there are more", hint="give one --audio")
@@ -166,14 +170,14 @@ def job_from_flags(
     if num_speakers > MAX_SPEAKERS:
         raise InputError(f"more than {MAX_SPEAKERS} speakers: give --audio (and --box or --mask) once or twice")
     raw = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "image": None if image is None else str(image),
-        "video": None if video is None else str(video),
+        "prompt": flags.prompt,
+        "negative_prompt": flags.negative_prompt,
+        "image": None if flags.image is None else str(flags.image),
+        "video": None if flags.video is None else str(flags.video),
         "audio": audio[0] if turns and audio else None,
         "turns": None if turns is None else str(turns),
-        "text": text,
-        "audio_type": audio_type,
+        "text": flags.text,
+        "audio_type": flags.audio_type,
         "speakers": [_fields_of(given, number) for number in range(num_speakers)] or None,
     }
     hint = "talk generate --image face.png --audio speech.wav"

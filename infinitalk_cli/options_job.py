@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job import DEFAULT_PROMPT, Job, job_from_flags, read_job
+from infinitalk_cli.job import DEFAULT_PROMPT, Job, JobFlags, job_from_flags, read_job
 from infinitalk_cli.job_media import media_hint
 from infinitalk_cli.job_record import is_record, read_record
 from infinitalk_cli.options import GenerateOptions
@@ -35,7 +35,7 @@ def read_options_job(options: GenerateOptions) -> Job:
     refuse_nothing(options)
     audio_type = options.audio_type.value if options.audio_type else None
     if options.input_json is None:
-        return job_from_flags(
+        flags = JobFlags(
             image=options.image,
             video=options.video,
             audio=options.audio or (),
@@ -47,6 +47,7 @@ def read_options_job(options: GenerateOptions) -> Job:
             turns=options.turns,
             audio_type=audio_type or "para",
         )
+        return job_from_flags(flags)
     refuse_doubled(options)
     if options.record or is_record(options.input_json):
         return replace((options.record or read_record(options.input_json)).job, **said_anew(options))

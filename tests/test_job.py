@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job import Box, Job, Speaker, job_from_flags, read_job
+from infinitalk_cli.job import Box, Job, JobFlags, Speaker, job_from_flags, read_job
 from infinitalk_cli.job_media import is_video_file
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
@@ -269,7 +269,7 @@ def test_options_give_the_same_job_as_a_file(folder: Path, monkeypatch: pytest.M
         audio_type="add",
         negative_prompt="blur",
     )
-    by_options = job_from_flags(
+    flags = JobFlags(
         image=Path("face.png"),
         audio=["a.wav", "none"],
         prompt="A talk.",
@@ -277,6 +277,7 @@ def test_options_give_the_same_job_as_a_file(folder: Path, monkeypatch: pytest.M
         boxes=["1,2,3,4", "11, 2, 13, 4"],
         audio_type="add",
     )
+    by_options = job_from_flags(flags)
     by_file = read_job(write(folder, raw))
     assert replace(by_file, reference=by_options.reference, speakers=by_options.speakers) == by_options
     assert [speaker.box for speaker in by_file.speakers] == [speaker.box for speaker in by_options.speakers]
@@ -306,7 +307,7 @@ def test_mistake_in_one_option(folder: Path, monkeypatch: pytest.MonkeyPatch, fl
     monkeypatch.chdir(folder)
     given_flags: dict[str, Any] = {"image": Path("face.png"), "audio": ["a.wav"], "prompt": "A talk.", **flags}
     with pytest.raises(InputError) as caught:
-        job_from_flags(**given_flags)
+        job_from_flags(JobFlags(**given_flags))
     assert told in caught.value.message
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job import DEFAULT_PROMPT, Box, Job, Speaker, job_from_flags, read_job
+from infinitalk_cli.job import DEFAULT_PROMPT, Box, Job, JobFlags, Speaker, job_from_flags, read_job
 from infinitalk_cli.subtitles import Turn
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
@@ -102,10 +102,10 @@ def test_names_say_whose_turns_are_whose() -> None:
 
 def test_options_say_the_same() -> None:
     in_file = read(audio="both.wav", turns="talk.srt", speakers=[{"mask": "left.png"}, {"mask": "right.png"}])
-    by_options = job_from_flags(
+    flags = JobFlags(
         image=Path("two.png"), audio=["both.wav"], masks=[Path("left.png"), Path("right.png")], turns=Path("talk.srt")
     )
-    assert by_options == in_file
+    assert job_from_flags(flags) == in_file
 
 
 def test_an_editor_may_be_told_the_schema() -> None:

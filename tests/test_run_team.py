@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from infinitalk_cli import runner
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job import job_from_flags
+from infinitalk_cli.job import JobFlags, job_from_flags
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import GenerateRequest, check_shares
 from tests.media.made import noise, write_wav
@@ -27,7 +27,7 @@ RATE = 16_000
 def two_speakers(folder: Path, **settings: Any) -> GenerateRequest:
     """A short job with two speakers, of which two chunks become a second."""
     sounds = [write_wav(folder / f"{name}.wav", noise(RATE, 1), RATE) for name in ("a", "b")]
-    job = job_from_flags(image=PORTRAIT, video=None, audio=[str(path) for path in sounds], prompt="Two people talk.")
+    job = job_from_flags(JobFlags(image=PORTRAIT, audio=[str(path) for path in sounds], prompt="Two people talk."))
     profile = replace(find_profile("demo"), chunk_frames=17, motion_frames=5, num_steps=7)
     return GenerateRequest(job, folder / "talk.mp4", profile, device="cpu", overwrite=True, **settings)
 
