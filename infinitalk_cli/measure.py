@@ -241,7 +241,6 @@ def pass_inputs(dit: DiT, work: Workload, num_speakers: int) -> dict[str, Any]:
         "context": dit.embed_context(normal(config.text_len // 8, config.text_dim), normal(1, 257, config.image_dim)),
         "audio_tokens": dit.embed_audio(windows),
         "speaker_masks": masks,
-        "num_speakers": num_speakers,
     }
 
 

@@ -147,14 +147,13 @@ class DiT(nn.Module):
         audio_tokens: Tensor,
         *,
         speaker_masks: Tensor | None = None,
-        num_speakers: int = 1,
         residual: BlockResidual | None = None,
         empty_mask: EmptyMask = "zero",
     ) -> Tensor:
         """Predict the velocity, noise minus clean, at time `t`.
 
         Args: latents: `(1, 16, T, H, W)`. condition: `(1, 20, T, H, W)`, 4 mask then 16 latent channels.
-            audio_tokens: of `num_speakers` speakers, `(1, T, tokens, audio_token_dim)`.
+            audio_tokens: of one speaker or two, `(1, T, S * audio_tokens, audio_token_dim)`.
             speaker_masks: `(3, H, W)`: speaker 1, speaker 2, background; used for two speakers only.
             residual: filled by this pass, or used in place of the blocks.
             empty_mask: "nan" gives what the reference program gives when a mask has no token.
@@ -171,7 +170,7 @@ class DiT(nn.Module):
             rotation=self._rotation(grid, own),
             context=context,
             audio_tokens=audio_tokens,
-            speaker_masks=self._token_masks(speaker_masks, num_speakers, empty_mask),
+            speaker_masks=self._token_masks(speaker_masks, audio_tokens.shape[2], empty_mask),
             own=own,
             portions=self.portions,
         )
@@ -186,7 +185,9 @@ class DiT(nn.Module):
         table = grid_rotation(grid, self.config.head_dim, self.device)
         return Rotation(table.cos[own.part], table.sin[own.part])
 
-    def _token_masks(self, masks: Tensor | None, num_speakers: int, empty_mask: EmptyMask) -> SpeakerMasks | None:
+    def _token_masks(self, masks: Tensor | None, num_tokens: int, empty_mask: EmptyMask) -> SpeakerMasks | None:
+        """Who is where, None for one speaker. `num_tokens`: of the speech of all, in a frame of the latents."""
+        num_speakers = num_tokens // self.config.audio_tokens
         if num_speakers == 1:
             return None
         if num_speakers != 2:

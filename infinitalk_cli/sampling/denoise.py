@@ -77,7 +77,6 @@ class Pass:
     kind: PassKind
     context: Context
     audio_tokens: Tensor
-    num_speakers: int
     speaker_masks: Tensor | None
 
 
@@ -131,7 +130,6 @@ def guided_velocity(
             time,
             each.context,
             each.audio_tokens,
-            num_speakers=each.num_speakers,
             speaker_masks=each.speaker_masks,
             residual=residuals[each.kind],
             empty_mask=inputs.empty_mask,
@@ -162,7 +160,6 @@ def embed_passes(
             kind=kind,
             context=contexts[kind in READ_PROMPT],
             audio_tokens=tokens[kind in HEAR_SPEECH],
-            num_speakers=len(windows) if kind in HEAR_SPEECH else 1,
             speaker_masks=conditioning.speaker_masks if kind in HEAR_SPEECH else None,
         )
         for kind in kinds

@@ -77,7 +77,6 @@ def inputs(dit: DiT, num_speakers: int = 1) -> dict[str, Any]:
         "context": dit.embed_context(randn(5, config.text_dim), randn(1, 257, config.image_dim)),
         "audio_tokens": dit.embed_audio(windows),
         "speaker_masks": masks,
-        "num_speakers": num_speakers,
     }
 
 

@@ -75,7 +75,6 @@ def inputs(rows: int = 6, columns: int = 8, num_speakers: int = 1, seed: int = 3
         "context": dit.embed_context(randn(5, CONFIG.text_dim), randn(1, 257, CONFIG.image_dim)),
         "audio_tokens": dit.embed_audio(windows),
         "speaker_masks": masks,
-        "num_speakers": num_speakers,
     }
 
 

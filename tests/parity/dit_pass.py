@@ -80,5 +80,4 @@ def velocity(dit: DiT, case: Case) -> Tensor:
         dit.embed_context(given["context"], given["clip_fea"]),
         dit.embed_audio(given["audio"]),
         speaker_masks=given["ref_target_masks"],
-        num_speakers=given["audio"].shape[0],
     )[0]

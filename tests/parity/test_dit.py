@@ -61,7 +61,6 @@ def run(dit: DiT, case: Case, empty_mask: EmptyMask) -> dict[str, Tensor]:
             context,
             audio_tokens,
             speaker_masks=given[MASKS],
-            num_speakers=given["audio"].shape[0],
             empty_mask=empty_mask,
         )[0]
     return seen

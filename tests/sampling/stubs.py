@@ -31,7 +31,6 @@ class Call:
     t: float
     context: Any
     audio_tokens: Tensor
-    num_speakers: int
     speaker_masks: Tensor | None
     reused: bool
     empty_mask: str
@@ -67,7 +66,6 @@ class StubDiT(nn.Module):
         audio_tokens: Tensor,
         *,
         speaker_masks: Tensor | None = None,
-        num_speakers: int = 1,
         residual: Residual | None = None,
         empty_mask: str = "zero",
     ) -> Tensor:
@@ -83,7 +81,6 @@ class StubDiT(nn.Module):
                 float(t),
                 context,
                 audio_tokens,
-                num_speakers,
                 speaker_masks,
                 reused,
                 empty_mask,

@@ -247,7 +247,7 @@ def test_two_speakers_of_unequal_length_both_speak_to_the_end() -> None:
     short, long = stubs.dit.windows[1][:, :, 2, 0, 0].int().tolist()
     assert short == [*range(8, 18), 17, 16, 15, 14, 13, 12, 11]
     assert long == list(range(8, 25))
-    assert all(call.num_speakers == 2 and call.speaker_masks is not None for call in stubs.dit.calls)
+    assert all(len(call.audio_tokens) == 2 and call.speaker_masks is not None for call in stubs.dit.calls)
 
 
 @pytest.mark.parametrize("asked", [True, False])

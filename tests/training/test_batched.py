@@ -48,7 +48,6 @@ def test_each_clip_of_a_batch_gets_the_velocity_that_it_gets_alone(dit: DiT, num
             dit.embed_context(text, image[clip : clip + 1]),
             dit.embed_audio(windows[clip]),
             speaker_masks=masks[clip] if num_speakers == 2 else None,
-            num_speakers=num_speakers,
         )
         torch.testing.assert_close(batch[clip : clip + 1], alone, rtol=1e-3, atol=1e-4)
 
