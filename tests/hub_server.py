@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -67,7 +68,7 @@ class HubServer:
         self.tokens: set[str] = set()
         self.num_sending = 0
         self._lock = Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
 
     @property
@@ -176,137 +177,145 @@ def listing_of(repository: str, commit: str, files: dict[str, bytes]) -> dict[st
     return {"id": repository, "modelId": repository, "sha": commit, "siblings": siblings, **common}
 
 
-def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a client."""
 
-        def setup(self) -> None:
-            super().setup()
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-            del format, args
+    def __init__(self, hub: HubServer, *args: Any) -> None:
+        self.hub = hub
+        super().__init__(*args)  # answers all requests of the connection
 
-        def do_HEAD(self) -> None:
-            self._answer()
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
 
-        def do_GET(self) -> None:
-            self._answer()
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+        del format, args
 
-        def _answer(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.note_request(f"{self.command} {path}")
-            try:
-                if path.startswith("/api/models/"):
-                    self._answer_listing(path.removeprefix("/api/models/"))
-                elif path.startswith("/store/"):
-                    self._answer_store(*_split_store(path))
-                else:
-                    self._answer_file(path)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True
+    def do_HEAD(self) -> None:
+        self._answer()
 
-        def _answer_listing(self, rest: str) -> None:
-            repository, _, revision = rest.partition("/revision/")
-            if self._refused(hub.take_trouble(repository, listing=True)):
-                return
-            if repository not in hub.repositories:
-                self._refuse(404, "RepoNotFound")
-                return
-            files = hub.files(repository, revision or "main")
-            if files is None:
-                self._refuse(404, "RevisionNotFound")
-                return
-            branches = hub.repositories[repository]
-            branch = next(name for name, content in branches.items() if content is files)
-            body = json.dumps(listing_of(repository, hub.commit_of(repository, branch), files)).encode()
-            self._send_headers(200, {"Content-Length": str(len(body)), "Content-Type": "application/json"})
-            self.wfile.write(body)
+    def do_GET(self) -> None:
+        self._answer()
 
-        def _answer_file(self, path: str) -> None:
-            """A small file itself, a large one's address."""
-            repository, _, rest = path.removeprefix("/").partition("/resolve/")
-            found = _find(hub, repository, rest)
-            if found is None:
-                self._refuse(404, "EntryNotFound")
-                return
-            revision, name, content = found
-            trouble = hub.take_trouble(name, listing=False)
-            if self._refused(trouble):
-                return
-            headers = {"X-Repo-Commit": hub.commit_of(repository, revision), "Accept-Ranges": "bytes"}
-            tag = f'"{tag_of(name, content)}"'
-            if name.endswith(LARGE):
-                linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": tag}
-                location = {"Location": f"{hub.store_url}/{repository}/{revision}//{name}", "Content-Length": "0"}
-                if trouble != Trouble(times=0):
-                    trouble.times += 1  # it befalls the bytes, not their address
-                self._send_headers(302, {**headers, **linked, **location, "ETag": tag})
-                return
-            self._send_content(name, content, {**headers, "ETag": tag}, trouble)
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.note_request(f"{self.command} {path}")
+        try:
+            if path.startswith("/api/models/"):
+                self._answer_listing(path.removeprefix("/api/models/"))
+            elif path.startswith("/store/"):
+                self._answer_store(*_split_store(path))
+            else:
+                self._answer_file(path)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
 
-        def _answer_store(self, repository: str, revision: str, name: str) -> None:
-            content = hub.repositories[repository][revision][name]
-            trouble = hub.take_trouble(name, listing=False)
-            if not self._is_troubled(trouble):  # who has the address needs no token
-                tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'  # a store has tags of its own
-                self._send_content(name, content, {"Accept-Ranges": "bytes", "ETag": tag}, trouble)
+    def _answer_listing(self, rest: str) -> None:
+        repository, _, revision = rest.partition("/revision/")
+        if self._refused(self.hub.take_trouble(repository, listing=True)):
+            return
+        if repository not in self.hub.repositories:
+            self._refuse(404, "RepoNotFound")
+            return
+        files = self.hub.files(repository, revision or "main")
+        if files is None:
+            self._refuse(404, "RevisionNotFound")
+            return
+        branches = self.hub.repositories[repository]
+        branch = next(name for name, content in branches.items() if content is files)
+        body = json.dumps(listing_of(repository, self.hub.commit_of(repository, branch), files)).encode()
+        self._send_headers(200, {"Content-Length": str(len(body)), "Content-Type": "application/json"})
+        self.wfile.write(body)
 
-        def _send_content(self, name: str, content: bytes, headers: dict[str, str], trouble: Trouble) -> None:
-            start, wanted = 0, self.headers.get("Range", "")
-            if wanted and not trouble.ignore_range:
-                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content) > 0:
-                self._send_headers(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
-                return
-            if trouble.wrong:
-                content = content[:-1] + bytes([content[-1] ^ 1])
-            body = memoryview(content)[start:]
-            headers = {**headers, "Content-Length": str(len(body))}
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._send_headers(206 if start else 200, headers)
-            if self.command == "HEAD":
-                return
-            num_sent = 0
-            hub.begin_sending()
-            try:
-                for portion in _portions(body, trouble.cut_after):
-                    self.wfile.write(portion)
-                    num_sent += len(portion)
-                    if trouble.seconds_per_send:
-                        time.sleep(trouble.seconds_per_send)
-            finally:
-                hub.note_sent(Sent(name, start, num_sent))
-            if num_sent < len(body):
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+    def _answer_file(self, path: str) -> None:
+        """A small file itself, a large one's address."""
+        repository, _, rest = path.removeprefix("/").partition("/resolve/")
+        found = _find(self.hub, repository, rest)
+        if found is None:
+            self._refuse(404, "EntryNotFound")
+            return
+        revision, name, content = found
+        trouble = self.hub.take_trouble(name, listing=False)
+        if self._refused(trouble):
+            return
+        headers = {"X-Repo-Commit": self.hub.commit_of(repository, revision), "Accept-Ranges": "bytes"}
+        tag = f'"{tag_of(name, content)}"'
+        if name.endswith(LARGE):
+            linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": tag}
+            location = {"Location": f"{self.hub.store_url}/{repository}/{revision}//{name}", "Content-Length": "0"}
+            if trouble != Trouble(times=0):
+                trouble.times += 1  # it befalls the bytes, not their address
+            self._send_headers(302, {**headers, **linked, **location, "ETag": tag})
+            return
+        self._send_content(name, content, {**headers, "ETag": tag}, trouble)
 
-        def _refused(self, trouble: Trouble) -> bool:
-            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            if hub.tokens and token not in hub.tokens:
-                self._refuse(401, "GatedRepo")
-                return True
-            return self._is_troubled(trouble)
+    def _answer_store(self, repository: str, revision: str, name: str) -> None:
+        content = self.hub.repositories[repository][revision][name]
+        trouble = self.hub.take_trouble(name, listing=False)
+        if not self._is_troubled(trouble):  # who has the address needs no token
+            tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'  # a store has tags of its own
+            self._send_content(name, content, {"Accept-Ranges": "bytes", "ETag": tag}, trouble)
 
-        def _is_troubled(self, trouble: Trouble) -> bool:
-            if trouble.status is not None:
-                self._send_headers(trouble.status, {**trouble.headers, "Content-Length": "0"})
-                return True
-            return False
+    def _send_content(self, name: str, content: bytes, headers: dict[str, str], trouble: Trouble) -> None:
+        """The file, or what the client lacks of it."""
+        start = 0 if trouble.ignore_range else self._wanted_start()
+        if start >= len(content) > 0:
+            self._send_headers(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
+            return
+        if trouble.wrong:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        headers = {**headers, "Content-Length": str(len(content) - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._send_headers(206 if start else 200, headers)
+        if self.command != "HEAD":
+            self._send_body(name, content, start, trouble)
 
-        def _refuse(self, status: int, code: str) -> None:
-            self._send_headers(status, {"X-Error-Code": code, "Content-Length": "0"})
+    def _wanted_start(self) -> int:
+        """The first byte that is asked for."""
+        return int(self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-") or 0)
 
-        def _send_headers(self, status: int, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
+    def _send_body(self, name: str, content: bytes, start: int, trouble: Trouble) -> None:
+        """The bytes from `start` on, as far as the trouble lets them through."""
+        body, num_sent = memoryview(content)[start:], 0
+        self.hub.begin_sending()
+        try:
+            for portion in _portions(body, trouble.cut_after):
+                self.wfile.write(portion)
+                num_sent += len(portion)
+                if trouble.seconds_per_send:
+                    time.sleep(trouble.seconds_per_send)
+        finally:
+            self.hub.note_sent(Sent(name, start, num_sent))
+        if num_sent < len(body):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
-    return Handler
+    def _refused(self, trouble: Trouble) -> bool:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.hub.tokens and token not in self.hub.tokens:
+            self._refuse(401, "GatedRepo")
+            return True
+        return self._is_troubled(trouble)
+
+    def _is_troubled(self, trouble: Trouble) -> bool:
+        if trouble.status is not None:
+            self._send_headers(trouble.status, {**trouble.headers, "Content-Length": "0"})
+            return True
+        return False
+
+    def _refuse(self, status: int, code: str) -> None:
+        self._send_headers(status, {"X-Error-Code": code, "Content-Length": "0"})
+
+    def _send_headers(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
 
 
 def _split_store(path: str) -> tuple[str, str, str]:
