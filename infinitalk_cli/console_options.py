@@ -8,13 +8,20 @@ import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from infinitalk_cli.console import Console
 
-OUTPUT = "Output"
+WEIGHTS_DIR_DEFAULT = "$TALK_WEIGHTS_DIR, ./weights or the user's data folder"
+
+output_option = partial(typer.Option, rich_help_panel="Output")
+"""An option of the help's panel of that name; so are the like of it in other modules."""
+
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder of the weights.", show_default=WEIGHTS_DIR_DEFAULT)]
 
 HIDDEN = ("more", "given", "record")
 """Fields of options that are no options."""
@@ -34,13 +41,9 @@ class ProgressWish(str, Enum):
 class ConsoleOptions:
     """How a command speaks."""
 
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone.", rich_help_panel=OUTPUT)] = (
-        False
-    )
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.", rich_help_panel=OUTPUT)] = (
-        False
-    )
+    quiet: Annotated[bool, output_option("--quiet", "-q", help="Print the result alone.")] = False
+    as_json: Annotated[bool, output_option("--json", help="Print one JSON object.")] = False
+    debug: Annotated[bool, output_option("--debug", help="Show where an error comes from.")] = False
 
     def console(self) -> Console:
         """The terminal as wished."""
@@ -52,8 +55,7 @@ class ProgressOptions(ConsoleOptions):
     """How a command speaks that takes a while."""
 
     progress: Annotated[
-        ProgressWish,
-        typer.Option(help="Form of the progress on stderr; json: an object per line.", rich_help_panel=OUTPUT),
+        ProgressWish, output_option(help="Form of the progress on stderr; json: an object per line.")
     ] = ProgressWish.auto
 
     def console(self) -> Console:

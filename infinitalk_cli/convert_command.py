@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
-from infinitalk_cli.console_options import ProgressOptions
+from infinitalk_cli.console_options import ProgressOptions, WeightsDir
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.options_values import Engine
 from infinitalk_cli.request import parse_lora
@@ -45,12 +45,7 @@ class ConvertOptions(ProgressOptions):
         ),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False
-    weights_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the weights.", show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder"
-        ),
-    ] = None
+    weights_dir: WeightsDir = None
 
 
 def convert_weights(options: ConvertOptions) -> None:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
-from infinitalk_cli.console_options import ProgressOptions, taking
+from infinitalk_cli.console_options import WEIGHTS_DIR_DEFAULT, ProgressOptions, taking
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.options_values import Engine, PresetName, Quant
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from infinitalk_cli.hub import Hub
     from infinitalk_cli.manifest import HubFile, Need
 
-WHAT, HOW = "What", "How"
+what_option = partial(typer.Option, rich_help_panel="What")
+how_option = partial(typer.Option, rich_help_panel="How")
 
 
 @dataclass(frozen=True)
@@ -39,86 +41,55 @@ class DownloadOptions(ProgressOptions):
 
     profile: Annotated[
         str | None,
-        typer.Option(
-            help="The profile that will run, such as rtx-4090.",
-            show_default="the one that suits this machine",
-            rich_help_panel=WHAT,
+        what_option(
+            help="The profile that will run, such as rtx-4090.", show_default="the one that suits this machine"
         ),
     ] = None
-    preset: Annotated[
-        PresetName | None,
-        typer.Option(help="Also the LoRA of this preset.", rich_help_panel=WHAT),
-    ] = None
-    speakers: Annotated[int, typer.Option(min=1, max=2, help="People who speak.", rich_help_panel=WHAT)] = 1
-    quant: Annotated[
-        Quant | None,
-        typer.Option(help="Form of the weights.", show_default="the profile's", rich_help_panel=WHAT),
-    ] = None
-    engine: Annotated[Engine, typer.Option(help="Whose model.", rich_help_panel=WHAT)] = Engine.infinitetalk
+    preset: Annotated[PresetName | None, what_option(help="Also the LoRA of this preset.")] = None
+    speakers: Annotated[int, what_option(min=1, max=2, help="People who speak.")] = 1
+    quant: Annotated[Quant | None, what_option(help="Form of the weights.", show_default="the profile's")] = None
+    engine: Annotated[Engine, what_option(help="Whose model.")] = Engine.infinitetalk
     lora: Annotated[
         list[str] | None,
-        typer.Option(
+        what_option(
             metavar="NAME",
             help="Also a speed LoRA: lightx2v (4 steps), lightx2v-rank32, lightx2v-t2v or fusionx (8 steps). "
             "May be repeated.",
-            rich_help_panel=WHAT,
         ),
     ] = None
     merged_lora: Annotated[
-        bool,
-        typer.Option("--merged-lora", help="The 8-bit file with a speed LoRA in it already.", rich_help_panel=WHAT),
+        bool, what_option("--merged-lora", help="The 8-bit file with a speed LoRA in it already.")
     ] = False
-    tts: Annotated[bool, typer.Option("--tts", help="Also the speech synthesis.", rich_help_panel=WHAT)] = False
+    tts: Annotated[bool, what_option("--tts", help="Also the speech synthesis.")] = False
     voice: Annotated[
         list[str] | None,
-        typer.Option(
+        what_option(
             metavar="NAME",
             help="A voice of the speech synthesis, or all; implies --tts. May be repeated.",
             show_default="af_heart, am_adam, am_michael",
-            rich_help_panel=WHAT,
         ),
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option(
+        what_option(
             metavar="PART",
             help="Only this part: transformer, adapter, text, tokenizer, image, vae, audio, lora, tts, or a path with "
             "wildcards. May be repeated.",
-            rich_help_panel=WHAT,
         ),
     ] = None
     revision: Annotated[
         list[str] | None,
-        typer.Option(
+        what_option(
             metavar="[REPOSITORY=]REVISION",
             help="Another version than the one that this program was tested with. May be repeated.",
-            rich_help_panel=WHAT,
         ),
     ] = None
-    weights_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to fill.",
-            show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder",
-            rich_help_panel=HOW,
-        ),
-    ] = None
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.", rich_help_panel=HOW)
-    ] = False
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use only what is on this machine.", rich_help_panel=HOW)
-    ] = False
-    token: Annotated[
-        str | None, typer.Option(help="Access token.", show_default="$HF_TOKEN or the saved one", rich_help_panel=HOW)
-    ] = None
-    no_convert: Annotated[
-        bool,
-        typer.Option("--no-convert", help="Make no compact files of what was fetched.", rich_help_panel=HOW),
-    ] = False
-    parallel: Annotated[
-        int, typer.Option(min=1, max=16, help="Files fetched at the same time.", rich_help_panel=HOW)
-    ] = 4
+    weights_dir: Annotated[Path | None, how_option(help="Folder to fill.", show_default=WEIGHTS_DIR_DEFAULT)] = None
+    dry_run: Annotated[bool, how_option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False
+    offline: Annotated[bool, how_option("--offline", help="Use only what is on this machine.")] = False
+    token: Annotated[str | None, how_option(help="Access token.", show_default="$HF_TOKEN or the saved one")] = None
+    no_convert: Annotated[bool, how_option("--no-convert", help="Make no compact files of what was fetched.")] = False
+    parallel: Annotated[int, how_option(min=1, max=16, help="Files fetched at the same time.")] = 4
 
 
 @taking(DownloadOptions)
@@ -317,11 +288,6 @@ def fetch_missing(
         console.note(plan_note(plan))
         with console.progress() as on_progress:
             outcome = run_plan(
-                plan,
-                Record(weights_dir),
-                hub,
-                stop=stop,
-                on_progress=on_progress,
-                num_parallel=options.parallel,
+                plan, Record(weights_dir), hub, stop=stop, on_progress=on_progress, num_parallel=options.parallel
             )
     return plan, outcome

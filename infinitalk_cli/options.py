@@ -4,12 +4,13 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from infinitalk_cli.console_options import OUTPUT, ProgressOptions
+from infinitalk_cli.console_options import WEIGHTS_DIR_DEFAULT, ProgressOptions, output_option
 from infinitalk_cli.job import DEFAULT_PROMPT
 from infinitalk_cli.job_record import JobRecord
 from infinitalk_cli.options_media import ChunkOptions, DubbingOptions, PictureOptions, SoundOptions, VoiceOptions
@@ -26,7 +27,10 @@ from infinitalk_cli.options_values import (
 
 DEFAULT_TEACACHE_THRESHOLD = 0.2
 
-INPUT, SAMPLING, MACHINE, TUNING = "Input", "Quality and speed", "Weights and machine", "Fine tuning"
+input_option = partial(typer.Option, rich_help_panel="Input")
+sampling_option = partial(typer.Option, rich_help_panel="Quality and speed")
+machine_option = partial(typer.Option, rich_help_panel="Weights and machine")
+tuning_option = partial(typer.Option, rich_help_panel="Fine tuning")
 
 DEFAULT_OUTPUT = Path("output.mp4")
 
@@ -43,210 +47,148 @@ class MainOptions(ProgressOptions):
             "Or leave it out and use --image and --audio.",
         ),
     ] = None
-    image: Annotated[Path | None, typer.Option(help="Picture of the speaker.", rich_help_panel=INPUT)] = None
+    image: Annotated[Path | None, input_option(help="Picture of the speaker.")] = None
     video: Annotated[
         Path | None,
-        typer.Option(
+        input_option(
             help="Video of the speaker, to be dubbed: made anew after a frame of it every 2.9 s; not its lips alone "
-            "are changed (docs/dubbing.md).",
-            rich_help_panel=INPUT,
+            "are changed (docs/dubbing.md)."
         ),
     ] = None
     audio: Annotated[
         list[str] | None,
-        typer.Option(
+        input_option(
             metavar="FILE",
             help="Speech: a sound file, or a video with sound. Twice for two speakers, the left one first; "
             "'none' for a silent one.",
-            rich_help_panel=INPUT,
         ),
     ] = None
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="What the video shows.", show_default=DEFAULT_PROMPT, rich_help_panel=INPUT),
-    ] = None
+    prompt: Annotated[str | None, input_option(help="What the video shows.", show_default=DEFAULT_PROMPT)] = None
     negative_prompt: Annotated[
-        str | None,
-        typer.Option(help="What it must not show; '' for nothing.", show_default="built in", rich_help_panel=INPUT),
+        str | None, input_option(help="What it must not show; '' for nothing.", show_default="built in")
     ] = None
     box: Annotated[
         list[str] | None,
-        typer.Option(
+        input_option(
             metavar="L,T,R,B",
             help="Left, top, right and bottom of a speaker, in pixels of the picture; once per --audio. With one "
             "--audio this face speaks, and everyone else keeps silent.",
             show_default="left and right half",
-            rich_help_panel=INPUT,
         ),
     ] = None
     mask: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="The same as a picture, white where the speaker is; per --audio.",
-            rich_help_panel=INPUT,
-        ),
+        input_option(metavar="FILE", help="The same as a picture, white where the speaker is; per --audio."),
     ] = None
     turns: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.srt",
-            help="Subtitles that say who speaks when in one --audio; lines begin with 'Anna: '.",
-            rich_help_panel=INPUT,
+        input_option(
+            metavar="FILE.srt", help="Subtitles that say who speaks when in one --audio; lines begin with 'Anna: '."
         ),
     ] = None
     audio_type: Annotated[
         AudioType | None,
-        typer.Option(
-            help="Two voices at once (para) or one after the other (add).", show_default="para", rich_help_panel=INPUT
-        ),
+        input_option(help="Two voices at once (para) or one after the other (add).", show_default="para"),
     ] = None
     output: Annotated[
         Path,
-        typer.Option(
+        output_option(
             "--output",
             "-o",
             help="The mp4 to write. With several jobs a name for each, of {stem}, {index}, {seed} and {profile}.",
             show_default="output.mp4; several: {stem}.mp4",
-            rich_help_panel=OUTPUT,
         ),
     ] = DEFAULT_OUTPUT
     skip_existing: Annotated[
-        bool,
-        typer.Option("--skip-existing", help="Leave out a video that the same job has made.", rich_help_panel=OUTPUT),
+        bool, output_option("--skip-existing", help="Leave out a video that the same job has made.")
     ] = False
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.", rich_help_panel=OUTPUT)] = False
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with this video's run that ended early, if any.", rich_help_panel=OUTPUT),
-    ] = False
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Stop there.", show_default="length of the speech", rich_help_panel=OUTPUT)
-    ] = None
-    crf: Annotated[int, typer.Option(help="H.264 quality: 0 lossless, 51 worst.", rich_help_panel=OUTPUT)] = 17
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, and start nothing.", rich_help_panel=OUTPUT)
-    ] = False
+    overwrite: Annotated[bool, output_option("--overwrite", help="Replace the output.")] = False
+    resume: Annotated[bool, output_option("--resume", help="Go on with this video's run that ended early, if any.")] = (
+        False
+    )
+    max_seconds: Annotated[float | None, output_option(help="Stop there.", show_default="length of the speech")] = None
+    crf: Annotated[int, output_option(help="H.264 quality: 0 lossless, 51 worst.")] = 17
+    dry_run: Annotated[bool, output_option("--dry-run", help="Say what would run, and start nothing.")] = False
     profile: Annotated[
         str | None,
-        typer.Option(
+        sampling_option(
             metavar="NAME",
             help="A card's, such as rtx-4090; demo: small built-in weights. `talk profiles ls` has all.",
             show_default="auto: what suits this machine",
-            rich_help_panel=SAMPLING,
         ),
     ] = None
     preset: Annotated[
-        PresetName | None,
-        typer.Option(help="How long it may take.", show_default="the profile's steps", rich_help_panel=SAMPLING),
+        PresetName | None, sampling_option(help="How long it may take.", show_default="the profile's steps")
     ] = None
-    size: Annotated[Size | None, typer.Option(help="Set of picture sizes.", rich_help_panel=SAMPLING)] = None
-    num_steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.", rich_help_panel=SAMPLING)] = None
-    seed: Annotated[int, typer.Option(help="Of the noise; -1 for a random one.", rich_help_panel=SAMPLING)] = 42
+    size: Annotated[Size | None, sampling_option(help="Set of picture sizes.")] = None
+    num_steps: Annotated[int | None, sampling_option("--steps", help="Denoising steps.")] = None
+    seed: Annotated[int, sampling_option(help="Of the noise; -1 for a random one.")] = 42
     lora: Annotated[
         list[str] | None,
-        typer.Option(
+        sampling_option(
             metavar="FILE[:SCALE]",
             help="Add a LoRA: a file, or a name that `talk download --lora` takes. May be repeated.",
-            rich_help_panel=SAMPLING,
         ),
     ] = None
-    teacache: Annotated[
-        bool, typer.Option("--teacache", help="Skip steps that change little.", rich_help_panel=SAMPLING)
-    ] = False
+    teacache: Annotated[bool, sampling_option("--teacache", help="Skip steps that change little.")] = False
     teacache_threshold: Annotated[
         float | None,
-        typer.Option(
-            help="How much is little; implies --teacache.",
-            show_default=str(DEFAULT_TEACACHE_THRESHOLD),
-            rich_help_panel=SAMPLING,
-        ),
+        sampling_option(help="How much is little; implies --teacache.", show_default=str(DEFAULT_TEACACHE_THRESHOLD)),
     ] = None
     weights_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the weights.",
-            show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder",
-            rich_help_panel=MACHINE,
-        ),
+        Path | None, machine_option(help="Folder of the weights.", show_default=WEIGHTS_DIR_DEFAULT)
     ] = None
-    no_convert: Annotated[
-        bool, typer.Option("--no-convert", help="Make no compact weights before the run.", rich_help_panel=MACHINE)
-    ] = False
-    quant: Annotated[Quant | None, typer.Option(help="8-bit weights.", rich_help_panel=MACHINE)] = None
-    engine: Annotated[
-        Engine | None, typer.Option(help="Whose loop.", show_default="the weights' own", rich_help_panel=MACHINE)
-    ] = None
+    no_convert: Annotated[bool, machine_option("--no-convert", help="Make no compact weights before the run.")] = False
+    quant: Annotated[Quant | None, machine_option(help="8-bit weights.")] = None
+    engine: Annotated[Engine | None, machine_option(help="Whose loop.", show_default="the weights' own")] = None
     gpu: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N", help="Number or UUID of the GPU.", show_default="the fittest", rich_help_panel=MACHINE
-        ),
+        str | None, machine_option(metavar="N", help="Number or UUID of the GPU.", show_default="the fittest")
     ] = None
     gpus: Annotated[
         int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="GPUs of this machine that share the work on one video: 2, 4, 5 or 8.",
-            rich_help_panel=MACHINE,
-        ),
+        machine_option(metavar="N", min=1, help="GPUs of this machine that share the work on one video: 2, 4, 5 or 8."),
     ] = 1
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)] = "auto"
+    device: Annotated[str, machine_option(help="auto, cpu, cuda or cuda:N.")] = "auto"
     num_persistent_param_in_dit: Annotated[
         int | None,
-        typer.Option(
+        machine_option(
             metavar="N",
             help="Parameters of the transformer that stay on the GPU; the others are streamed. 0: least memory.",
             show_default="as many as fit",
-            rich_help_panel=MACHINE,
         ),
     ] = None
     attention: Annotated[
         Attention | None,
-        typer.Option(
-            help="Attention kernel. sage and fp8 are faster and less exact.",
-            show_default="auto: the fastest exact one",
-            rich_help_panel=MACHINE,
+        machine_option(
+            help="Attention kernel. sage and fp8 are faster and less exact.", show_default="auto: the fastest exact one"
         ),
     ] = None
     vae_tiling: Annotated[
         VaeTiling | None,
-        typer.Option(
+        machine_option(
             help="Decode pictures in tiles: slower, in less GPU memory.",
             show_default="auto: if they don't fit otherwise",
-            rich_help_panel=MACHINE,
         ),
     ] = None
     text_encoder: Annotated[
         TextEncoderPlace | None,
-        typer.Option(
+        machine_option(
             help="Where the prompt is read: whole on the GPU, streamed to it, or on the CPU.",
             show_default="auto: whole if there is room",
-            rich_help_panel=MACHINE,
         ),
     ] = None
-    shift: Annotated[float | None, typer.Option(help="Schedule shift.", rich_help_panel=TUNING)] = None
-    text_guidance: Annotated[
-        float | None, typer.Option(help="Text guidance scale; 1 is off, and faster.", rich_help_panel=TUNING)
-    ] = None
-    audio_guidance: Annotated[
-        float | None, typer.Option(help="Audio guidance scale; 1 is off, and faster.", rich_help_panel=TUNING)
-    ] = None
-    apg: Annotated[bool, typer.Option("--apg", help="Adaptive projected guidance.", rich_help_panel=TUNING)] = False
-    frames: Annotated[int | None, typer.Option(help="Frames of a chunk, 4n + 1.", rich_help_panel=TUNING)] = None
-    motion_frames: Annotated[
-        int | None, typer.Option(help="Frames carried into the next chunk, 4n + 1.", rich_help_panel=TUNING)
-    ] = None
-    color_strength: Annotated[
-        float, typer.Option(help="Hold the picture's colours: 0 off, 1 full.", rich_help_panel=TUNING)
-    ] = 1.0
+    shift: Annotated[float | None, tuning_option(help="Schedule shift.")] = None
+    text_guidance: Annotated[float | None, tuning_option(help="Text guidance scale; 1 is off, and faster.")] = None
+    audio_guidance: Annotated[float | None, tuning_option(help="Audio guidance scale; 1 is off, and faster.")] = None
+    apg: Annotated[bool, tuning_option("--apg", help="Adaptive projected guidance.")] = False
+    frames: Annotated[int | None, tuning_option(help="Frames of a chunk, 4n + 1.")] = None
+    motion_frames: Annotated[int | None, tuning_option(help="Frames carried into the next chunk, 4n + 1.")] = None
+    color_strength: Annotated[float, tuning_option(help="Hold the picture's colours: 0 off, 1 full.")] = 1.0
     reference_by_index: Annotated[
         bool,
-        typer.Option(
+        tuning_option(
             "--reference-by-index",
             help="Take a video's reference frames by number, not by time, as the original program does.",
-            rich_help_panel=TUNING,
         ),
     ] = False
 

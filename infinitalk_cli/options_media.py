@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +15,11 @@ from infinitalk_cli.job import Job
 from infinitalk_cli.voices import DEFAULT_VOICES, VoiceFiles, locate_voices, refuse_without_synthesis
 from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
 
-VOICE, DUBBING, SOUND = "Speech from text", "Dubbing a video", "Sound"
-CHUNKS, PICTURE = "Long videos", "Picture"
+voice_option = partial(typer.Option, rich_help_panel="Speech from text")
+dubbing_option = partial(typer.Option, rich_help_panel="Dubbing a video")
+sound_option = partial(typer.Option, rich_help_panel="Sound")
+chunk_option = partial(typer.Option, rich_help_panel="Long videos")
+picture_option = partial(typer.Option, rich_help_panel="Picture")
 
 
 class ShortSource(str, Enum):
@@ -40,17 +44,13 @@ class DubbingOptions:
 
     short_source: Annotated[
         ShortSource,
-        typer.Option(
-            help="If the video is shorter than the speech: hold its last picture, loop it, or play it to and fro.",
-            rich_help_panel=DUBBING,
+        dubbing_option(
+            help="If the video is shorter than the speech: hold its last picture, loop it, or play it to and fro."
         ),
     ] = ShortSource.hold
     scenes: Annotated[
         Scenes,
-        typer.Option(
-            help="Look for scene cuts; nothing is carried over one. auto: if PySceneDetect is installed.",
-            rich_help_panel=DUBBING,
-        ),
+        dubbing_option(help="Look for scene cuts; nothing is carried over one. auto: if PySceneDetect is installed."),
     ] = Scenes.auto
 
     @property
@@ -72,19 +72,17 @@ class PictureOptions:
 
     resolution: Annotated[
         str | None,
-        typer.Option(
+        picture_option(
             metavar="WxH",
             help="Exactly this size, in multiples of 16. The models know sizes near those of the sets best.",
             show_default="the nearest shape of the --size set",
-            rich_help_panel=PICTURE,
         ),
     ] = None
     fit: Annotated[
         Fit,
-        typer.Option(
+        picture_option(
             help="A picture of another shape: crop cuts off what hangs over; pad keeps all of it and fills the rest "
-            "with its border colours, blurred.",
-            rich_help_panel=PICTURE,
+            "with its border colours, blurred."
         ),
     ] = Fit.crop
 
@@ -105,21 +103,19 @@ class ChunkOptions:
 
     cross_fade: Annotated[
         bool,
-        typer.Option(
+        chunk_option(
             "--cross-fade",
             help="Blend each chunk into the next over the --motion-frames that both show: hides seams, may blur fast "
             "movement there; costs no time.",
-            rich_help_panel=CHUNKS,
         ),
     ] = False
     reanchor: Annotated[
         int | None,
-        typer.Option(
+        chunk_option(
             metavar="N",
             help="Start every N-th chunk from the picture again, not from the frames before: ends drift, but the pose "
             "jumps there, less so with --cross-fade.",
             show_default="never",
-            rich_help_panel=CHUNKS,
         ),
     ] = None
 
@@ -135,53 +131,42 @@ class SoundOptions:
 
     drive_audio: Annotated[
         list[Path] | None,
-        typer.Option(
+        sound_option(
             metavar="FILE",
             help="Move the lips by this file, such as the voice without the music, and play --audio. Once per --audio.",
             show_default="--audio does both",
-            rich_help_panel=SOUND,
         ),
     ] = None
     output_audio: Annotated[
         str | None,
-        typer.Option(
+        sound_option(
             metavar="FILE|source|none",
             help="What the mp4 plays instead of the speech: a file, the source video's own sound, or nothing.",
             show_default="the speech",
-            rich_help_panel=SOUND,
         ),
     ] = None
     drive_loudness: Annotated[
         str,
-        typer.Option(
+        sound_option(
             metavar="LUFS|off",
             help="Loudness at which the network hears the speech; auto: -23, and text as it is spoken.",
-            rich_help_panel=SOUND,
         ),
     ] = "auto"
     output_loudness: Annotated[
-        str,
-        typer.Option(metavar="LUFS|off", help="Loudness of the mp4's sound, such as -16.", rich_help_panel=SOUND),
+        str, sound_option(metavar="LUFS|off", help="Loudness of the mp4's sound, such as -16.")
     ] = "off"
-    audio_start: Annotated[
-        float, typer.Option(metavar="S", help="Use the speech from this second on.", rich_help_panel=SOUND)
-    ] = 0.0
-    audio_end: Annotated[
-        float | None,
-        typer.Option(metavar="S", help="Use it up to here.", show_default="its end", rich_help_panel=SOUND),
-    ] = None
+    audio_start: Annotated[float, sound_option(metavar="S", help="Use the speech from this second on.")] = 0.0
+    audio_end: Annotated[float | None, sound_option(metavar="S", help="Use it up to here.", show_default="its end")] = (
+        None
+    )
     trim_silence: Annotated[
-        bool,
-        typer.Option(
-            "--trim-silence", help="Leave out silence before the first word and after the last.", rich_help_panel=SOUND
-        ),
+        bool, sound_option("--trim-silence", help="Leave out silence before the first word and after the last.")
     ] = False
     close_mouth_in_pauses: Annotated[
         bool,
-        typer.Option(
+        sound_option(
             "--close-mouth-in-pauses",
             help="Drive pauses of more than 0.4 s by silence, so that breath and noise move no lips.",
-            rich_help_panel=SOUND,
         ),
     ] = False
 
@@ -227,25 +212,21 @@ class VoiceOptions:
 
     text: Annotated[
         str | None,
-        typer.Option(
-            help="Speech to be made from text, in place of --audio. '(s1) Hello. (s2) Good morning.' for two speakers.",
-            rich_help_panel=VOICE,
+        voice_option(
+            help="Speech to be made from text, in place of --audio. '(s1) Hello. (s2) Good morning.' for two speakers."
         ),
     ] = None
     voice: Annotated[
         list[str] | None,
-        typer.Option(
+        voice_option(
             metavar="NAME",
             help="Who speaks, such as af_heart, bm_george or ff_siwis: the first letter is the language. Or a voice "
             "file. Twice for two speakers.",
             show_default="af_heart, am_adam",
-            rich_help_panel=VOICE,
         ),
     ] = None
-    speed: Annotated[float, typer.Option(help="Of the speech; 1.2 is faster.", rich_help_panel=VOICE)] = 1.0
-    pause: Annotated[
-        float, typer.Option(help="Seconds of silence between two speakers' turns.", rich_help_panel=VOICE)
-    ] = 0.0
+    speed: Annotated[float, voice_option(help="Of the speech; 1.2 is faster.")] = 1.0
+    pause: Annotated[float, voice_option(help="Seconds of silence between two speakers' turns.")] = 0.0
 
     @property
     def voice_wishes(self) -> VoiceWishes:

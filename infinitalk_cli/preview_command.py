@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import errors_as_exit_codes
-from infinitalk_cli.console_options import OUTPUT
+from infinitalk_cli.console_options import output_option
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.options import GenerateOptions
@@ -50,9 +50,7 @@ class PreviewOptions(GenerateOptions):
         Path | None,
         typer.Argument(metavar="JOB.json", help="A job file. Or leave it out and use --image and --audio."),
     ] = None
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.", rich_help_panel=OUTPUT)] = Path(
-        "preview.png"
-    )
+    output: Annotated[Path, output_option("--output", "-o", help="The PNG to write.")] = Path("preview.png")
 
 
 def preview(options: PreviewOptions) -> None:

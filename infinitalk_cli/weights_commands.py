@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinitalk_cli.console import Console, errors_as_exit_codes
-from infinitalk_cli.console_options import ConsoleOptions, ProgressOptions, taking
+from infinitalk_cli.console_options import ConsoleOptions, ProgressOptions, WeightsDir, taking
 from infinitalk_cli.convert_command import ConvertOptions, convert_weights
 from infinitalk_cli.download_command import profile_quant
 from infinitalk_cli.errors import InputError, WeightsError
@@ -26,17 +26,12 @@ if TYPE_CHECKING:
     from infinitalk_cli.weights_import import Imported, Match, Wanted
     from infinitalk_cli.weights_tree import TreeFile
 
-WeightsDirOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the weights.", show_default="$TALK_WEIGHTS_DIR, ./weights or the user's data folder"),
-]
-
 
 @dataclass(frozen=True)
 class ListOptions(ConsoleOptions):
     """Everything that `talk weights ls` can be told."""
 
-    weights_dir: WeightsDirOption = None
+    weights_dir: WeightsDir = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class PathOptions(ConsoleOptions):
     """Everything that `talk weights path` can be told."""
 
     file: Annotated[str | None, typer.Argument(help="A file as `ls` names it.", show_default="the folder")] = None
-    weights_dir: WeightsDirOption = None
+    weights_dir: WeightsDir = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class VerifyOptions(ProgressOptions):
         None
     )
     full: Annotated[bool, typer.Option("--full", help="Read every byte and compare digests.")] = False
-    weights_dir: WeightsDirOption = None
+    weights_dir: WeightsDir = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class ImportOptions(ProgressOptions):
     """Everything that `talk weights import` can be told."""
 
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where another program keeps its weights.")]
-    weights_dir: WeightsDirOption = None
+    weights_dir: WeightsDir = None
     symlink: Annotated[bool, typer.Option("--symlink", help="From another disk, link by name instead of copying.")] = (
         False
     )
@@ -88,7 +83,7 @@ class RemoveOptions(ConsoleOptions):
     engine: Annotated[Engine, typer.Option(help="Keep this model.")] = Engine.infinitetalk
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")] = False
-    weights_dir: WeightsDirOption = None
+    weights_dir: WeightsDir = None
 
 
 weights_app = typer.Typer(
