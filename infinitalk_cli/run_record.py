@@ -25,8 +25,9 @@ from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.segments import sync_to_disk
 from infinitalk_cli.request import GenerateRequest, GenerateResult, run_files
 from infinitalk_cli.run_batch import job_mark
+from infinitalk_cli.run_differences import Side, differences
 from infinitalk_cli.run_progress import RunProgress
-from infinitalk_cli.run_resume import described, differences
+from infinitalk_cli.run_resume import described
 from infinitalk_cli.weights import WeightFiles
 
 PACKAGES = ("torch", "transformers", "safetensors", "av", "numpy", "pillow")
@@ -133,10 +134,14 @@ def _json(value: object) -> str:
 
 def repetition_differences(request: GenerateRequest, identity: Mapping[str, str]) -> str:
     """What makes a repetition another video, in words; "" if nothing. Inputs are told elsewhere, by their name."""
-    then = request.told.repeats
-    found = differences(then, identity) if then else ()
-    told = [each for each in found if not each.startswith(("job.reference:", "job.speakers"))]
-    return "; ".join(told)
+    if not request.told.repeats:
+        return ""
+    inputs = ("job.reference", "job.speakers")
+    sides = [
+        Side({name: value for name, value in decides.items() if not name.startswith(inputs)})
+        for decides in (request.told.repeats, identity)
+    ]
+    return "; ".join(differences(*sides))
 
 
 def chosen(request: GenerateRequest) -> dict[str, Any]:

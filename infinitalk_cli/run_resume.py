@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -21,7 +22,9 @@ from infinitalk_cli.job_record import content_digest
 from infinitalk_cli.media import drift as drift_form
 from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.part_folder import PartFolder
+from infinitalk_cli.media.reference import VIDEO_FPS
 from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_differences import Side, differences
 from infinitalk_cli.sampling.stream import Carried
 from infinitalk_cli.weights import WeightFiles
 
@@ -36,6 +39,9 @@ DECIDES_NOTHING = frozenset(
 
 MARK_BYTES = 2**20
 
+FILE = "file "
+"""Begins the names under which a folder keeps what its job's files are called, for messages."""
+
 LAST_SAMPLES = "last_samples"
 """Of the last frame, beside the fields of `Carried`."""
 
@@ -44,12 +50,13 @@ LAST_SAMPLES = "last_samples"
 class Resumed:
     """Where a run begins: from nothing, or behind the chunks of an earlier one.
 
-    `num_frames`: finished before; `drift`: what was measured of them.
+    `num_frames`: finished before; `drift`: what was measured of them. `note`: where it begins, for the user.
     """
 
     carried: Carried | None = None
     num_frames: int = 0
     drift: Drift = field(default_factory=Drift)
+    note: str = field(default="", compare=False)
 
 
 def job_identity(
@@ -65,31 +72,60 @@ def job_identity(
     return {**said, **weights, **scenes, "device": device.type, "torch": torch.__version__}
 
 
-def begin_or_resume(folder: PartFolder, identity: Mapping[str, str], *, resume: bool, overwrite: bool) -> Resumed:
+def begin_or_resume(
+    folder: PartFolder,
+    identity: Mapping[str, str],
+    files: Mapping[str, str] | None = None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Resumed:
     """Prepare the folder: go on with what is there, if that is wished and of this job, else start anew.
 
-    Raises: InputError: if finished pieces of an earlier run would be lost, or are of another job.
+    Args: files: as `told_files`. Raises: InputError: if finished pieces of an earlier run would be lost, or are of
+    another job.
     """
-    if not folder.segments() or (overwrite and not resume):
-        folder.begin(identity)
-        return Resumed()
-    begun = folder.job
-    pieces = f"{len(folder.segments())} finished pieces of an earlier run"
+    files, count = files or {}, len(folder.segments())
+    if not count or (overwrite and not resume):
+        folder.begin({**identity, **{f"{FILE}{name}": told for name, told in files.items()}})
+        return Resumed(note="--resume: nothing of an earlier run is there, so the video begins anew" if resume else "")
+    pieces = f"{count} finished pieces of an earlier run" if count > 1 else "a finished piece of an earlier run"
     if not resume:
         raise InputError(
-            f"{folder.path} holds {pieces}", hint="--resume goes on behind them, --overwrite drops them and starts anew"
+            f"{folder.path} holds {pieces}",
+            hint="--resume goes on from there, --overwrite drops what is there and starts anew",
         )
-    if begun is None:
+    if (begun := _side(folder)) is None:
         raise InputError(
             f"{folder.path} holds {pieces}, but not of which job: its job.json is damaged or gone",
             hint="the pieces can be played; --overwrite without --resume drops them and starts anew",
         )
-    if found := list(differences(begun, identity)):
+    if found := list(differences(begun, Side(identity, files))):
         raise InputError(
-            "\n  ".join([f"{folder.path} holds {pieces} of another job:", *found]),
-            hint="name another file with -o, or drop them with --overwrite and without --resume",
+            "\n  ".join([f"{folder.path} holds {pieces}, but of another job:", *found]),
+            hint="to go on: the settings and files of then; to start anew: another file with -o, or --overwrite "
+            "without --resume, which drops what is there",
         )
     return _load(folder)
+
+
+def told_files(request: GenerateRequest) -> dict[str, str]:
+    """The name, size and time of each file of a request, by the names of `job_identity`."""
+    told = dict[str, str]()
+    for name, part in parts(request, ""):
+        if isinstance(part, Path):
+            facts = part.stat()
+            when = datetime.fromtimestamp(facts.st_mtime).astimezone()
+            told[name] = f"{part.name}, {facts.st_size:,} bytes of {when:%Y-%m-%d %H:%M:%S}"
+    return told
+
+
+def _side(folder: PartFolder) -> Side | None:
+    """What a folder says of its job; None if it does not."""
+    if (kept := folder.job) is None:
+        return None
+    files = {name.removeprefix(FILE): told for name, told in kept.items() if name.startswith(FILE)}
+    return Side({name: value for name, value in kept.items() if not name.startswith(FILE)}, files)
 
 
 def save_carried(folder: PartFolder, carried: Carried, num_frames: int, drift: Drift) -> None:
@@ -123,7 +159,7 @@ def _load(folder: PartFolder) -> Resumed:
     """What the last finished chunk handed on; a piece behind it, whose state was not kept, is dropped."""
     if not folder.carried_path.exists():  # killed between the first piece and its state
         folder.keep(0)
-        return Resumed()
+        return Resumed(note="note: the earlier run ended before its first chunk was kept whole; that is made again")
     try:
         with safe_open(folder.carried_path, framework="pt") as file:
             told: Mapping[str, str] = file.metadata() or {}
@@ -139,27 +175,25 @@ def _load(folder: PartFolder) -> Resumed:
     if len(folder.segments()) < num_segments:
         raise InputError(f"{folder.path} lacks some of its {num_segments} pieces", hint="--overwrite starts anew")
     folder.keep(num_segments)
-    return Resumed(carried, num_frames, drift)
+    chunks = "chunk" if carried.num_done == 1 else f"{carried.num_done} chunks"
+    return Resumed(carried, num_frames, drift, f"going on behind the first {chunks}, {num_frames / VIDEO_FPS:.2f} s")
 
 
 def described(value: object, name: str, *, digest: object = content_digest) -> Iterator[tuple[str, str]]:
     """The parts of a value with their names, files as their digest."""
+    for inner, part in parts(value, name):
+        yield inner, str(digest(part)) if isinstance(part, Path) and callable(digest) else str(part)
+
+
+def parts(value: object, name: str) -> Iterator[tuple[str, object]]:
+    """The values that decide the frames, of dataclasses and tuples within one another, each with its name."""
     if is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
             if field.name not in DECIDES_NOTHING:
                 inner = f"{name}.{field.name}" if name else field.name
-                yield from described(getattr(value, field.name), inner, digest=digest)
+                yield from parts(getattr(value, field.name), inner)
     elif isinstance(value, tuple):
         for number, part in enumerate(value, start=1):
-            yield from described(part, f"{name} {number}", digest=digest)
-    elif isinstance(value, Path) and callable(digest):
-        yield name, str(digest(value))
+            yield from parts(part, f"{name} {number}")
     else:
-        yield name, str(value)
-
-
-def differences(begun: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """What decides the frames of one run and not of the other, in words."""
-    for name in sorted(begun.keys() | now.keys()):
-        if begun.get(name) != now.get(name):
-            yield f"{name.removeprefix('profile.')}: {begun.get(name, 'not there')}, now {now.get(name, 'not there')}"
+        yield name, value

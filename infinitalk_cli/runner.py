@@ -40,7 +40,7 @@ from infinitalk_cli.run_plan import short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_record import Making, keep_record, repetition_differences
-from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried
+from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried, told_files
 from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.run_speech import embed_speech, num_output_frames, read_speech
 from infinitalk_cli.run_team import open_team
@@ -81,7 +81,11 @@ def generate(
         folder = at_end.enter_context(PartFolder(request.output))
         refuse_what_came_meanwhile(request)
         making = Making(request, files, device, job_identity(request, files, device, inputs.cuts))
-        begun = begin_or_resume(folder, making.identity, resume=request.resume, overwrite=request.overwrite)
+        begun = begin_or_resume(
+            folder, making.identity, told_files(request), resume=request.resume, overwrite=request.overwrite
+        )
+        if begun.note:
+            on_note(begun.note)
         if other := repetition_differences(request, making.identity):
             on_note(f"note: it will be another video than the record's: {other}")
         progress.stage("text", "encoding the prompt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -82,9 +83,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
     assert "--resume goes on" in refused.stderr
     other = talk(speech, output, "--resume", "--seed", "7")
     assert other.exit_code == 2
-    assert "seed: 42, now 7" in other.stderr
+    assert "--seed: 42 then, 7 now" in other.stderr
 
-    assert talk(speech, output, "--resume").exit_code == 0
+    resumed = talk(speech, output, "--resume")
+    assert resumed.exit_code == 0
+    assert "going on behind the first 2 chunks, 1.16 s" in resumed.stderr
     assert frames_of(output) == frames_of(whole)
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in output.parent.iterdir()) == ["talk.json", "talk.mp4"]
@@ -101,13 +104,16 @@ def test_a_changed_recording_is_another_job(tmp_path: Path, speech: Path, monkey
     write_wav(speech, noise(2 * RATE)[::-1], RATE)
     refused = talk(speech, output, "--resume")
     assert refused.exit_code == 2
-    assert "audio" in refused.stderr
+    assert re.search(r"sound of speaker 1: speech\.wav .* 64,044 bytes", refused.stderr)
+    assert not re.search("[0-9a-f]{12}", refused.stderr)  # no digest
     assert len(frames_of(output.with_name("talk.part") / "0001.mp4")) == 17
 
 
 def test_resume_without_an_earlier_run_just_runs(tmp_path: Path, speech: Path) -> None:
     output = tmp_path / "talk.mp4"
-    assert talk(speech, output, "--resume", "--max-seconds", "0.4").exit_code == 0
+    begun = talk(speech, output, "--resume", "--max-seconds", "0.4")
+    assert begun.exit_code == 0
+    assert "begins anew" in begun.stderr
     assert len(frames_of(output)) == 10
 
 
@@ -148,7 +154,9 @@ def test_a_piece_whose_state_was_not_kept_is_made_again(tmp_path: Path) -> None:
 def test_a_run_killed_between_its_first_piece_and_its_state_begins_anew(tmp_path: Path) -> None:
     with PartFolder(tmp_path / "a.mp4") as folder:
         with_pieces(folder, num_pieces=1, num_carried=0)
-        assert begin_or_resume(folder, JOB, resume=True, overwrite=False) == Resumed()
+        begun = begin_or_resume(folder, JOB, resume=True, overwrite=False)
+        assert begun == Resumed()
+        assert "made again" in begun.note
         assert folder.segments() == []
 
 
@@ -204,7 +212,7 @@ def test_a_video_that_another_run_finished_meanwhile_is_noticed_before_the_work(
 def test_the_difference_of_two_jobs_is_named(tmp_path: Path) -> None:
     with PartFolder(tmp_path / "a.mp4") as folder:
         with_pieces(folder, num_pieces=1, num_carried=1)
-        with pytest.raises(InputError, match="num_steps: 4, now 8"):
+        with pytest.raises(InputError, match="--steps: 4 then, 8 now"):
             begin_or_resume(folder, {**JOB, "profile.num_steps": "8"}, resume=True, overwrite=True)
 
 
