@@ -6,10 +6,12 @@ import json
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -224,27 +226,51 @@ def test_a_quick_mark_notices_other_weights(tmp_path: Path) -> None:
     assert len(marks) == 4
 
 
+NUM_KILLS = 25
+FIRST_LINE, LAST_LINE = 4, 11
+"""Lines of progress that a kill follows: the prompt is read, the job's folder is there; the sixth chunk is sampled."""
+
+
+def begin(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def is_killed(command: list[str], after_lines: int, wait_s: float) -> bool:
+    """Run and kill -9 so long after so many lines of progress; False if it was done before."""
+    with begin(command) as run:
+        assert run.stderr
+        told = list(islice(run.stderr, after_lines))
+        try:
+            run.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            run.kill()
+    assert run.returncode in (0, -signal.SIGKILL), told
+    return run.returncode != 0
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform == "win32", reason="the killed child is found by its exit code")
 def test_a_run_killed_at_any_moment_goes_on_and_gives_the_same_frames(tmp_path: Path) -> None:
-    sound = write_wav(tmp_path / "long.wav", noise(77 * RATE // 25), RATE)  # 6 chunks
-    whole, output = tmp_path / "whole.mp4", tmp_path / "killed.mp4"
-    begun_s = time.monotonic()
-    subprocess.run([sys.executable, "-m", "infinitalk_cli", *arguments(sound, whole)], check=True, capture_output=True)
-    lasts_s, rng, num_killed = time.monotonic() - begun_s, random.Random(0), 0
-    command = [sys.executable, "-m", "infinitalk_cli", *arguments(sound, output, "--resume")]
-    for _ in range(25):
+    """Each kill comes at a random part of a random stage; most going on are killed again before the video is done."""
+    sound = write_wav(tmp_path / "long.wav", noise(77 * RATE // 25), RATE)
+    whole, output, rng = tmp_path / "whole.mp4", tmp_path / "killed.mp4", random.Random(0)
+    command = [sys.executable, "-m", "infinitalk_cli", *arguments(sound, output, "--resume", "--resolution", "64x64")]
+    with begin([str(whole) if part == str(output) else part for part in command]) as run:
+        assert run.stderr
+        came_s = [(line, time.monotonic()) for line in run.stderr]
+    frames = frames_of(whole)
+    assert "chunk 6/6" in came_s[LAST_LINE - 1][0]
+    assert len(frames) == 77
+
+    num_killed = 0
+    while num_killed < NUM_KILLS:
         while not output.exists():  # it may have been killed when all was done but the end
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
-                try:
-                    _, told = run.communicate(timeout=rng.uniform(0.4, 1.0) * lasts_s)
-                    assert run.returncode == 0, told
-                except subprocess.TimeoutExpired:
-                    run.kill()
-                    num_killed += 1
-        assert frames_of(output) == frames_of(whole)
+            stage = rng.randint(FIRST_LINE, LAST_LINE)
+            lasts_s = came_s[stage][1] - came_s[stage - 1][1]
+            num_killed += is_killed(command, stage, rng.uniform(0, lasts_s))
+        assert frames_of(output) == frames
         output.unlink()
         output.with_suffix(".json").unlink(missing_ok=True)
         shutil.rmtree(output.with_suffix(".part"), ignore_errors=True)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["long.wav", "whole.json", "whole.mp4"]
-    assert num_killed >= 25
