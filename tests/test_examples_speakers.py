@@ -48,4 +48,5 @@ def test_lines_of_jobs_become_videos(tmp_path: Path) -> None:
     name = tmp_path / "{stem}-{seed}.mp4"
     result = talk("generate", EXAMPLES / "jobs.jsonl", "-o", name, "--max-seconds", "0.4", *FAST)
     assert result.exit_code == 0, result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["jobs-1-42.mp4", "jobs-2-42.mp4"]
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["jobs-1-42.json", "jobs-1-42.mp4", "jobs-2-42.json", "jobs-2-42.mp4"]

@@ -41,7 +41,8 @@ class ChunkFigures:
     """What was measured of a chunk's new frames. `start`: number of the first one in the video.
 
     `lab_mean`, `lab_std`: L, a, b. `lab_distance`: of the mean from the reference's. `step`: the median difference of
-    neighbouring frames, in levels. `seam`: that to the frame before the chunk; None where nothing is to be continued.
+    neighbouring frames, in levels; of a single frame, that of the chunk before. `seam`: the difference to the frame
+    before the chunk; None where nothing is to be continued.
     """
 
     start: int
@@ -69,6 +70,8 @@ class Drift:
         """With one more chunk. `continues`: it goes on where the one before ended; arguments as `measure`."""
         samples = sampled(frames)
         figures = measure(samples, sampled(reference), start, self.last if continues else None)
+        if continues and self.chunks and figures.num_frames == 1:  # no step of its own to compare the seam with
+            figures = replace(figures, step=self.chunks[-1].step)
         return Drift((*self.chunks, figures), samples[:, -1:].clone())
 
     @property

@@ -69,6 +69,12 @@ def test_a_still_picture_has_no_seams_that_stand_out() -> None:
     assert drift.complaint(25) == ""
 
 
+def test_a_last_chunk_of_one_frame_is_compared_with_the_steps_before() -> None:
+    drift = measured(moving(0), moving(8, num_frames=1))
+    assert drift.chunks[1].seam_ratio == pytest.approx(1.0, abs=0.3)
+    assert drift.complaint(25) == ""
+
+
 def test_single_frames_are_measured() -> None:
     drift = measured(moving(0, num_frames=1), moving(1, num_frames=1))
     assert drift.chunks[1].step == 0
