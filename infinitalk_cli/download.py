@@ -241,17 +241,7 @@ class Crew:
         self._meter.add(count)
 
     def _note(self, file: PlannedFile, remote: RemoteFile | None, sha256: str, *, verified: bool = True) -> None:
-        origin = (
-            {}
-            if remote is None
-            else {
-                "repository": remote.repository,
-                "revision": remote.revision,
-                "commit": remote.commit,
-                "path": remote.path,
-            }
-        )
-        self._record.add(file.file.place, sha256, verified=verified, **origin)
+        self._record.add(file.file.place, sha256, verified=verified, **(remote.origin if remote else {}))
 
 
 def adopt_cut_file(place: Path, remote: RemoteFile) -> None:

@@ -43,6 +43,11 @@ class RemoteFile:
     size: int
     digest: Digest
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where it comes from, as a record of the weights keeps it."""
+        return {"repository": self.repository, "revision": self.revision, "commit": self.commit, "path": self.path}
+
 
 @dataclass(frozen=True)
 class Patience:

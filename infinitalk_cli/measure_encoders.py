@@ -32,16 +32,7 @@ TINY_TEXT = TextEncoderConfig(vocab_size=320, dim=16, ffn_dim=32, num_heads=2, h
 REAL_IMAGE = ImageEncoderConfig(dim=1280, ffn_dim=5120, num_layers=32, patch_size=14, image_size=224)
 TINY_IMAGE = ImageEncoderConfig(dim=32, ffn_dim=48, num_layers=3, patch_size=14, image_size=56, num_heads=4)
 REAL_AUDIO = AudioEncoderConfig(
-    dim=768,
-    ffn_dim=3072,
-    num_layers=12,
-    num_heads=12,
-    conv_dim=(512,) * 7,
-    conv_kernel=(10, 3, 3, 3, 3, 2, 2),
-    conv_stride=(5, 2, 2, 2, 2, 2, 2),
-    conv_bias=False,
-    position_kernel=128,
-    position_groups=16,
+    dim=768, ffn_dim=3072, num_layers=12, num_heads=12, conv_dim=(512,) * 7, position_kernel=128, position_groups=16
 )
 TINY_AUDIO = replace(REAL_AUDIO, dim=24, ffn_dim=48, num_layers=3, num_heads=2, conv_dim=(8,) * 7, position_groups=4)
 

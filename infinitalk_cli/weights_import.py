@@ -187,17 +187,7 @@ def bring(match: Match, weights_dir: Path, record: Record, *, symlink: bool, on_
         way = _link(match.source, place, symlink=symlink)
     if way == "copied":
         _copy(match, place, on_bytes)
-    remote = match.wanted.remote
-    origin = (
-        {}
-        if remote is None
-        else {
-            "repository": remote.repository,
-            "revision": remote.revision,
-            "commit": remote.commit,
-            "path": remote.path,
-        }
-    )
+    origin = match.wanted.remote.origin if match.wanted.remote else {}
     record.add(match.wanted.place, match.sha256, verified=match.verified, **origin)
     return Imported(match, way)
 

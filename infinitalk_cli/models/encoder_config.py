@@ -96,11 +96,11 @@ class AudioEncoderConfig:
     num_layers: int
     num_heads: int
     conv_dim: tuple[int, ...]
-    conv_kernel: tuple[int, ...]
-    conv_stride: tuple[int, ...]
-    conv_bias: bool
     position_kernel: int
     position_groups: int
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
     eps: float = 1e-5
 
     @classmethod

@@ -24,16 +24,7 @@ from infinitalk_cli.models.vae import VideoVAE
 TEXT_DIM = 64
 IMAGE = ImageEncoderConfig(dim=64, ffn_dim=64, num_layers=2, patch_size=28, image_size=224)
 AUDIO = AudioEncoderConfig(
-    dim=96,
-    ffn_dim=192,
-    num_layers=3,
-    num_heads=6,
-    conv_dim=(48,) * 7,
-    conv_kernel=(10, 3, 3, 3, 3, 2, 2),
-    conv_stride=(5, 2, 2, 2, 2, 2, 2),
-    conv_bias=False,
-    position_kernel=32,
-    position_groups=16,
+    dim=96, ffn_dim=192, num_layers=3, num_heads=6, conv_dim=(48,) * 7, position_kernel=32, position_groups=16
 )
 VAE = VAEConfig(dim=24, z_dim=16, stage_dims=(24, 48, 56, 56), halves_time=(False, True, True), num_res_blocks=1)
 DIT = DiTConfig(
