@@ -10,10 +10,7 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli.main import app
 from tests.hub_server import HubServer
-from tests.hub_tree import QUANT, content_at
-
-VAE = "Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth"
-SINGLE_FP8 = f"{QUANT}/infinitetalk_single_fp8.safetensors"
+from tests.hub_tree import content_at
 
 
 def download(*arguments: str) -> Result:

@@ -113,7 +113,10 @@ SHARDS = tuple(
 PLAIN_TEXT = "Wan2.1-I2V-14B-480P/models_t5_umt5-xxl-enc-bf16.pth"
 QUANT = "InfiniteTalk/quant_models"
 FP8_TEXT = (f"{QUANT}/t5_fp8.safetensors", f"{QUANT}/t5_map_fp8.json")
-RTX_4090 = (*COMMON, f"{QUANT}/infinitetalk_single_fp8.safetensors", f"{QUANT}/infinitetalk_single_fp8.json", *FP8_TEXT)
+VAE = "Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth"
+SINGLE = "InfiniteTalk/single/infinitetalk.safetensors"
+SINGLE_FP8 = f"{QUANT}/infinitetalk_single_fp8.safetensors"
+RTX_4090 = (*COMMON, SINGLE_FP8, f"{QUANT}/infinitetalk_single_fp8.json", *FP8_TEXT)
 """Places of the files of the minimal downloads, as the description of the published weights lists them."""
 
 

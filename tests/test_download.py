@@ -10,7 +10,7 @@ import pytest
 from infinitalk_cli import download_command
 from infinitalk_cli.console import progress_line
 from infinitalk_cli.download import Meter
-from tests.downloads import VAE, assert_right, download, tree
+from tests.downloads import assert_right, download, tree
 from tests.hardware_fixtures import hardware
 from tests.hub_server import HubServer
 from tests.hub_tree import (
@@ -21,6 +21,7 @@ from tests.hub_tree import (
     QUANT,
     RTX_4090,
     SHARDS,
+    VAE,
     WAN,
     WAV2VEC,
 )

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from infinitalk_cli.errors import DoesNotFitError
-from tests.downloads import SINGLE_FP8, VAE, assert_right, download, tree
+from tests.downloads import assert_right, download, tree
 from tests.hub_server import HubServer, Trouble
 from tests.hub_tree import (
+    SINGLE_FP8,
+    VAE,
     WAN,
     content_of,
 )

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from infinitalk_cli.weights_record import Record
-from tests.downloads import SINGLE_FP8, VAE, assert_right, download, talk_json, tree
+from tests.downloads import assert_right, download, talk_json, tree
 from tests.hub_server import HubServer, commit_of
 from tests.hub_tree import (
     COMMON,
@@ -19,6 +19,8 @@ from tests.hub_tree import (
     INFINITETALK,
     REPACKED,
     RTX_4090,
+    SINGLE_FP8,
+    VAE,
     WAN,
     content_at,
     lay_tree,

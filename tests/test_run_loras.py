@@ -14,31 +14,11 @@ from infinitalk_cli.manifest import LORAS
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import LoraFile, parse_lora
 from infinitalk_cli.run_loras import loras_of_run, named_lora
-from infinitalk_cli.weights import WeightFiles
+from tests.lone_transformer import lone_transformer
 
 PRESETS = LORAS["lightx2v"].place
 WITH_PRESET = replace(find_profile("rtx-4090"), lora="lightx2v", lora_scale=1.0)
 PUBLISHED = "InfiniteTalk/quant_models/infinitetalk_multi_fp8_lora.safetensors"
-
-
-def files_with(transformer: Path) -> WeightFiles:
-    """A run whose transformer is this file."""
-    nothing = Path("absent")
-    return WeightFiles(
-        dit_config=nothing,
-        dit_shards=(transformer,),
-        adapter=None,
-        quant="fp8",
-        engine="infinitetalk",
-        text_encoder=nothing,
-        text_encoder_quant="fp8",
-        tokenizer=nothing,
-        image_encoder=nothing,
-        vae=nothing,
-        audio_encoder=nothing,
-        audio_encoder_config=nothing,
-        audio_preprocessor_config=nothing,
-    )
 
 
 def merged_with(root: Path, lora: Path) -> Path:
@@ -56,7 +36,7 @@ def test_lora_that_is_in_the_compact_file_is_refused_under_any_name(tmp_path: Pa
     lora.write_bytes(b"one LoRA")
     copy.write_bytes(b"one LoRA")
     other.write_bytes(b"a second")
-    files = files_with(merged_with(tmp_path, lora))
+    files = lone_transformer(merged_with(tmp_path, lora), quant="fp8")
     for twice in (lora, copy):
         with pytest.raises(InputError, match="would be applied twice") as caught:
             loras_of_run((LoraFile(twice),), WITH_PRESET, files, tmp_path)
@@ -68,19 +48,19 @@ def test_preset_brings_its_lora_unless_the_compact_file_has_it(tmp_path: Path) -
     preset, other = tmp_path / PRESETS, tmp_path / "other.safetensors"
     preset.write_bytes(b"the preset's")
     other.write_bytes(b"another")
-    with_other = files_with(merged_with(tmp_path, other))
+    with_other = lone_transformer(merged_with(tmp_path, other), quant="fp8")
     assert loras_of_run((), WITH_PRESET, with_other, tmp_path) == (LoraFile(preset),)
-    with_preset = files_with(merged_with(tmp_path, preset))
+    with_preset = lone_transformer(merged_with(tmp_path, preset), quant="fp8")
     assert loras_of_run((), WITH_PRESET, with_preset, tmp_path) == ()
     preset.unlink()
     assert loras_of_run((), WITH_PRESET, with_preset, tmp_path) == ()
     with pytest.raises(WeightsError, match="preset's LoRA is missing"):
-        loras_of_run((), WITH_PRESET, files_with(merged_with(tmp_path, other)), tmp_path)
+        loras_of_run((), WITH_PRESET, lone_transformer(merged_with(tmp_path, other), quant="fp8"), tmp_path)
 
 
 @pytest.mark.parametrize("name", [PUBLISHED, "MeiGen-MultiTalk/quant_models/quant_model_fp8_FusionX.safetensors"])
 def test_published_file_with_a_speed_lora_takes_no_second_one(tmp_path: Path, name: str) -> None:
-    files, mine = files_with(tmp_path / name), LoraFile(tmp_path / "my_style.safetensors")
+    files, mine = lone_transformer(tmp_path / name, quant="fp8"), LoraFile(tmp_path / "my_style.safetensors")
     assert loras_of_run((), WITH_PRESET, files, tmp_path) == ()
     assert loras_of_run((mine,), WITH_PRESET, files, tmp_path) == (mine,)
     with pytest.raises(InputError, match="has a speed LoRA in it already"):

@@ -6,7 +6,7 @@ Each form is made here from the plain tensors of the reference set, in the names
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -30,23 +30,22 @@ HALF_STEP = {E4M3: 2**-4, E5M2: 2**-3}
 OTHER_8_BIT = ".audio_cross_attn."
 
 
-@pytest.fixture
-def plain(files: WeightFiles) -> DiT:  # noqa: F811
-    """The transformer in float32 from the published files."""
-    return build_dit(files, dtype=torch.float32)
+@dataclass(frozen=True)
+class Published:
+    """The published files and their tensors; `plain`: the transformer in float32 from them. `folder`: for others."""
+
+    files: WeightFiles
+    folder: Path
+    plain: DiT
+    base: Tensors
+    adapter: Tensors
 
 
 @pytest.fixture
-def base(files: WeightFiles) -> Tensors:  # noqa: F811
-    """The base tensors as published."""
-    return {name: tensor for shard in files.dit_shards for name, tensor in load_file(shard).items()}
-
-
-@pytest.fixture
-def adapter(files: WeightFiles) -> Tensors:  # noqa: F811
-    """The adapter's tensors as published."""
+def given(files: WeightFiles, tmp_path: Path) -> Published:  # noqa: F811
     assert files.adapter is not None
-    return load_file(files.adapter)
+    base = {name: tensor for shard in files.dit_shards for name, tensor in load_file(shard).items()}
+    return Published(files, tmp_path, build_dit(files, dtype=torch.float32), base, load_file(files.adapter))
 
 
 def is_linear(name: str, tensor: Tensor, where: str = "") -> bool:
@@ -125,10 +124,11 @@ def in_diffusers_names(tensors: Tensors) -> Tensors:
     return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
-def built(files: WeightFiles, folder: Path, base: Tensors, adapter: Tensors | None) -> DiT:  # noqa: F811
+def built(given: Published, base: Tensors, adapter: Tensors | None) -> DiT:
     """The transformer from files in another form; without an adapter the base holds everything."""
+    folder = given.folder
     save_file({name: tensor.contiguous() for name, tensor in base.items()}, folder / "base.safetensors")
-    changed = replace(files, dit_shards=(folder / "base.safetensors",), adapter=None)
+    changed = replace(given.files, dit_shards=(folder / "base.safetensors",), adapter=None)
     if adapter is not None:
         save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / "adapter.safetensors")
         changed = replace(changed, adapter=folder / "adapter.safetensors")
@@ -168,31 +168,17 @@ def num_linears(*tables: Mapping[str, Tensor], where: str = "") -> int:
 
 
 @pytest.mark.parametrize("dtype", [E4M3, torch.int8])
-def test_quanto_file_of_base_and_adapter(
-    files: WeightFiles,  # noqa: F811
-    tmp_path: Path,
-    plain: DiT,
-    base: Tensors,
-    adapter: Tensors,
-    dtype: torch.dtype,
-) -> None:
-    both = {**base, **adapter}
-    assert expect_same(built(files, tmp_path, quanto(both, dtype), None), plain) == num_linears(both)
+def test_quanto_file_of_base_and_adapter(given: Published, dtype: torch.dtype) -> None:
+    both = {**given.base, **given.adapter}
+    assert expect_same(built(given, quanto(both, dtype), None), given.plain) == num_linears(both)
 
 
 @pytest.mark.parametrize("dtype", [E4M3, torch.int8])
-def test_lightx2v_base_with_its_adapter(
-    files: WeightFiles,  # noqa: F811
-    tmp_path: Path,
-    plain: DiT,
-    base: Tensors,
-    adapter: Tensors,
-    dtype: torch.dtype,
-) -> None:
-    ours = rows(base, dtype, ".weight", ".weight_scale")
-    theirs = rows(adapter, dtype, ".weight", ".weight_scale", where=OTHER_8_BIT)
-    dit = built(files, tmp_path, ours, theirs)
-    assert expect_same(dit, plain) == num_linears(base) + num_linears(adapter, where=OTHER_8_BIT)
+def test_lightx2v_base_with_its_adapter(given: Published, dtype: torch.dtype) -> None:
+    ours = rows(given.base, dtype, ".weight", ".weight_scale")
+    theirs = rows(given.adapter, dtype, ".weight", ".weight_scale", where=OTHER_8_BIT)
+    dit = built(given, ours, theirs)
+    assert expect_same(dit, given.plain) == num_linears(given.base) + num_linears(given.adapter, where=OTHER_8_BIT)
 
 
 FORMS: dict[str, tuple[Callable[[Tensors], Tensors], Callable[[Tensors], Tensors]]] = {
@@ -217,53 +203,27 @@ FORMS: dict[str, tuple[Callable[[Tensors], Tensors], Callable[[Tensors], Tensors
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_base_and_adapter_in_forms_of_other_programs(
-    files: WeightFiles,  # noqa: F811
-    tmp_path: Path,
-    plain: DiT,
-    base: Tensors,
-    adapter: Tensors,
-    form: str,
-) -> None:
+def test_base_and_adapter_in_forms_of_other_programs(given: Published, form: str) -> None:
     of_base, of_adapter = FORMS[form]
-    num_8_bit = expect_same(built(files, tmp_path, of_base(base), of_adapter(adapter)), plain)
+    num_8_bit = expect_same(built(given, of_base(given.base), of_adapter(given.adapter)), given.plain)
     assert (num_8_bit > 0) == any(word in form for word in ("scaled", "newer", "quanto", "lightx2v"))
 
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
-def test_float8_without_any_scale_is_a_plain_cast(
-    files: WeightFiles,  # noqa: F811
-    tmp_path: Path,
-    plain: DiT,
-    base: Tensors,
-    adapter: Tensors,
-    dtype: torch.dtype,
-) -> None:
-    dit = built(files, tmp_path, base, cast(adapter, dtype, where=OTHER_8_BIT))
+def test_float8_without_any_scale_is_a_plain_cast(given: Published, dtype: torch.dtype) -> None:
+    dit = built(given, given.base, cast(given.adapter, dtype, where=OTHER_8_BIT))
     found = {name: tensor for name, tensor, layer in weights(dit) if layer is not None}
-    assert len(found) == num_linears(adapter, where=OTHER_8_BIT)
+    assert len(found) == num_linears(given.adapter, where=OTHER_8_BIT)
     for name, tensor in found.items():
-        assert torch.equal(tensor, plain.get_parameter(name).detach().to(dtype).float()), name
+        assert torch.equal(tensor, given.plain.get_parameter(name).detach().to(dtype).float()), name
 
 
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.diffusion_model."])
-def test_single_file_with_everything(
-    files: WeightFiles,  # noqa: F811
-    tmp_path: Path,
-    plain: DiT,
-    base: Tensors,
-    adapter: Tensors,
-    prefix: str,
-) -> None:
-    assert expect_same(built(files, tmp_path, prefixed({**base, **adapter}, prefix), None), plain) == 0
+def test_single_file_with_everything(given: Published, prefix: str) -> None:
+    assert expect_same(built(given, prefixed({**given.base, **given.adapter}, prefix), None), given.plain) == 0
 
 
-def test_scale_of_a_layer_that_is_not_in_8_bits_is_no_silent_loss(
-    files: WeightFiles,  # noqa: F811
-    tmp_path: Path,
-    base: Tensors,
-    adapter: Tensors,
-) -> None:
-    layer = next(name for name in base if name.endswith("self_attn.q.weight")).removesuffix(".weight")
+def test_scale_of_a_layer_that_is_not_in_8_bits_is_no_silent_loss(given: Published) -> None:
+    layer = next(name for name in given.base if name.endswith("self_attn.q.weight")).removesuffix(".weight")
     with pytest.raises(WeightsError, match=r"unexpected: blocks\.\d+\.self_attn\.q\.weight_scale"):
-        built(files, tmp_path, base | {f"{layer}.weight_scale": torch.ones(1)}, adapter)
+        built(given, given.base | {f"{layer}.weight_scale": torch.ones(1)}, given.adapter)

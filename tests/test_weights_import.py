@@ -19,18 +19,16 @@ from tests.hub_tree import (
     COMMON,
     INFINITETALK,
     PLAIN_TEXT,
-    QUANT,
     RTX_4090,
     SHARDS,
+    SINGLE,
+    SINGLE_FP8,
+    VAE,
     content_at,
     content_of,
     lay_tree,
 )
 from tests.weights_cli import publish, published_file, report_of, weights
-
-SINGLE_FP8 = f"{QUANT}/infinitetalk_single_fp8.safetensors"
-SINGLE = "InfiniteTalk/single/infinitetalk.safetensors"
-VAE = "Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth"
 
 
 def test_import_of_a_guides_tree_shares_the_files_and_knows_them(hub: HubServer, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import BlockResidual, DiT
 from infinitalk_cli.models.dit_layers import Context
 from infinitalk_cli.models.tokens import Portions, TokenShare
+from tests.models.tiny import TINY
 
 PUBLISHED = {
     "_class_name": "WanModel",
@@ -29,21 +30,6 @@ PUBLISHED = {
     "out_dim": 16,
     "text_len": 512,
 }
-TINY = DiTConfig(
-    dim=64,
-    ffn_dim=96,
-    freq_dim=32,
-    num_heads=2,
-    num_layers=2,
-    text_len=8,
-    text_dim=12,
-    image_dim=20,
-    audio_layers=3,
-    audio_dim=4,
-    audio_hidden_dim=10,
-    audio_token_dim=16,
-    audio_tokens=4,
-)
 T, H, W = 3, 6, 8  # latent frames, rows, columns
 TIME = torch.tensor(612.5)
 

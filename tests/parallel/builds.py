@@ -6,28 +6,15 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from infinitalk_cli.errors import OutOfGpuMemoryError
-from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
+from tests.models.tiny import TINY
 
-CONFIG = DiTConfig(
-    dim=64,
-    ffn_dim=96,
-    freq_dim=32,
-    num_heads=4,
-    num_layers=2,
-    text_len=8,
-    text_dim=12,
-    image_dim=20,
-    audio_layers=3,
-    audio_dim=4,
-    audio_hidden_dim=10,
-    audio_token_dim=16,
-    audio_tokens=4,
-)
+CONFIG = replace(TINY, num_heads=4)
 
 
 def small_dit() -> DiT:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from infinitalk_cli.memory.lora import Lora, LoraReport
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import build_dit
 from infinitalk_cli.weights import WeightFiles
+from tests.lone_transformer import lone_transformer
 from tests.parity.conftest import TinyTree
 from tests.parity.reference import DEVICE, Case, manifest, tensor
 
@@ -42,21 +42,11 @@ def dit_files(tree: TinyTree, case: Case) -> WeightFiles:
     """The transformer's files of a case: base and adapter, or the one 8-bit file. The other networks' are not there."""
     names = [case.weights["quantised"]] if "quantised" in case.weights else _shards(case.weights["base"])
     adapter = case.weights.get("adapter")
-    absent = Path("absent")
-    return WeightFiles(
-        dit_config=tree.need(_dit_config())[0],
-        dit_shards=tuple(tree.need(*names)),
-        adapter=tree.need(adapter)[0] if adapter else None,
+    return lone_transformer(
+        *tree.need(*names),
         quant=case.settings.get("quant", "none"),
-        engine="infinitetalk",
-        text_encoder=absent,
-        text_encoder_quant="none",
-        tokenizer=absent,
-        image_encoder=absent,
-        vae=absent,
-        audio_encoder=absent,
-        audio_encoder_config=absent,
-        audio_preprocessor_config=absent,
+        config=tree.need(_dit_config())[0],
+        adapter=tree.need(adapter)[0] if adapter else None,
     )
 
 
