@@ -29,11 +29,14 @@ def document() -> str:
 
 
 def exit_codes() -> Iterator[str]:
-    """A row for every kind of error."""
+    """A row for every code; kinds of errors may share one."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TalkError)]
-    for kind in sorted(kinds, key=lambda kind: kind.exit_code):
+    meanings: dict[int, list[str]] = {}
+    for kind in kinds:
         if kind is not errors.TalkError:
-            yield f"| {kind.exit_code} | {(kind.__doc__ or '').strip()} |"
+            meanings.setdefault(kind.exit_code, []).append((kind.__doc__ or "").strip())
+    for code, meaning in sorted(meanings.items()):
+        yield f"| {code} | {' '.join(meaning)} |"
 
 
 def command_lines(command: Any, name: str) -> Iterator[str]:
@@ -59,8 +62,13 @@ def section(command: Any, name: str) -> Iterator[str]:
 def row(parameter: Any) -> str:
     """One option or argument."""
     names = [*parameter.opts, *parameter.secondary_opts]
-    spelled = ", ".join(f"`{name}`" for name in names if name.startswith("-")) or f"`{parameter.metavar}`"
+    spelled = ", ".join(f"`{name}`" for name in names if name.startswith("-")) or f"`{argument_name(parameter)}`"
     return f"| {spelled} | {' '.join((parameter.help or '').split()).replace('|', chr(92) + '|')} |"
+
+
+def argument_name(argument: Any) -> str:
+    """What stands for an argument."""
+    return argument.metavar or f"[{argument.name.upper()}]{'...' if argument.nargs == -1 else ''}"
 
 
 if __name__ == "__main__":
