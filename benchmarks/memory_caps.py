@@ -139,7 +139,9 @@ def main() -> None:
     rungs = [replace(first_rung(profile, shape, cap, sizes), exact_vae=False) for cap in caps]
     job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
     request = GenerateRequest(job, Path("none.mp4"), profile)
-    placed = build_networks(request, files, (), device, print, exact_vae=False, num_resident=rungs[0].num_resident)
+    placed = build_networks(
+        request, files, (), device, print, vae_dtype=torch.bfloat16, num_resident=rungs[0].num_resident
+    )
     expected: Tensor | None = None
     for room, rung in zip(rooms, rungs, strict=True):
         row, latents = run_capped(placed, room, rung, usage, context_bytes, options.steps)

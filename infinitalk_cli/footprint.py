@@ -98,9 +98,9 @@ class Rung:
     """How a run shares out the GPU.
 
     `num_resident`: blocks of the transformer that stay there; with all of them the other networks stay, too.
-    `exact_vae`: the video VAE in float32, not bfloat16. `vae_tile`: latents on a side of its tiles, None for the whole
-    picture. `attention_tokens`: tokens whose attention is computed at a time, None for all. `ffn_tokens`: the same for
-    the hidden layer of the feed-forward.
+    `exact_vae`: the video VAE in float32, not in 16 bits. `vae_tile`: latents on a side of its tiles, None for the
+    whole picture. `attention_tokens`: tokens whose attention is computed at a time, None for all. `ffn_tokens`: the
+    same for the hidden layer of the feed-forward.
     """
 
     num_resident: int
@@ -134,9 +134,9 @@ class Rung:
 def first_rung(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig = PUBLISHED) -> Rung:
     """The best way to share out `free_bytes`; the lowest where even that takes more.
 
-    The whole transformer if it finds room, with the video VAE in float32 if that does, too. Else as many blocks as
-    find room beside what a pass takes; decoding is made to take no more than that, for beside streaming the
-    recomputed borders of tiles are nothing.
+    The whole transformer if it finds room, with the video VAE in float32 if that does, too, unless the profile says
+    which numbers the VAE computes with. Else as many blocks as find room beside what a pass takes; decoding is made to
+    take no more than that, for beside streaming the recomputed borders of tiles are nothing.
     """
     *better, rung = _starts(profile, shape, free_bytes, sizes)
     for whole in better:
@@ -174,14 +174,15 @@ def _less_at_once(rung: Rung, stage: Stage | None = None) -> Rung | None:
 
 def _starts(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig) -> list[Rung]:
     """The rungs to start on if they fit, the best first; the last one streams."""
-    asked = asked_resident(profile, sizes)
+    asked, exact = asked_resident(profile, sizes), profile.vae_dtype == "float32"
     block, always = block_bytes(profile, sizes), TILE if profile.vae_tiling == "on" else None
     starts: list[Rung] = []
     if asked is None:
-        whole = Rung(sizes.num_layers, vae_tile=always)
+        whole = Rung(sizes.num_layers, exact_vae=exact, vae_tile=always)
         tiled = replace(whole, vae_tile=whole.vae_tile if profile.vae_tiling == "off" else TILE)
-        starts += [replace(whole, exact_vae=True), whole, tiled]
-    streamed = Rung(asked or 0, vae_tile=always)
+        starts += [replace(whole, exact_vae=True)] if profile.vae_dtype == "auto" else []
+        starts += [whole, tiled]
+    streamed = Rung(asked or 0, exact_vae=exact, vae_tile=always)
     beside = working_bytes(shape, profile, streamed, sizes) + NUM_SLOTS * block
     if profile.vae_tiling == "auto" and decoding_bytes(shape, streamed) > beside:
         streamed = replace(streamed, vae_tile=TILE)
@@ -235,10 +236,11 @@ def persistent_parameters(num_resident: int, sizes: DiTConfig = PUBLISHED) -> in
 
 
 def block_bytes(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
-    """Bytes of a block on the GPU."""
+    """Bytes of a block on the GPU, with its share of the LoRAs beside it."""
+    beside = number_bytes(profile) * -(-profile.lora_parameters // sizes.num_layers)
     if profile.quant == "none":
-        return number_bytes(profile) * block_parameters(sizes)
-    return block_parameters(sizes) + 4 * SCALES_PER_BLOCK * sizes.dim // PUBLISHED.dim
+        return number_bytes(profile) * block_parameters(sizes) + beside
+    return block_parameters(sizes) + beside + 4 * SCALES_PER_BLOCK * sizes.dim // PUBLISHED.dim
 
 
 def number_bytes(profile: Profile) -> int:

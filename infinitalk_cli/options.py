@@ -18,10 +18,12 @@ from infinitalk_cli.options_values import (
     Attention,
     AudioType,
     Engine,
+    LoraMode,
     PresetName,
     Quant,
     Size,
     TextEncoderPlace,
+    VaeDtype,
     VaeTiling,
 )
 
@@ -130,6 +132,14 @@ class MainOptions(ProgressOptions):
             help="Add a LoRA: a file, or a name that `talk download --lora` takes. May be repeated.",
         ),
     ] = None
+    lora_mode: Annotated[
+        LoraMode | None,
+        sampling_option(
+            help="Merge LoRAs into the weights, or keep them beside: 8-bit weights then lose nothing of them, for a "
+            "little time and memory.",
+            show_default="merge",
+        ),
+    ] = None
     teacache: Annotated[bool, sampling_option("--teacache", help="Skip steps that change little.")] = False
     teacache_threshold: Annotated[
         float | None,
@@ -161,6 +171,14 @@ class MainOptions(ProgressOptions):
         Attention | None,
         machine_option(
             help="Attention kernel. sage and fp8 are faster and less exact.", show_default="auto: the fastest exact one"
+        ),
+    ] = None
+    vae_dtype: Annotated[
+        VaeDtype | None,
+        machine_option(
+            help="Numbers to encode and decode pictures with. 16 bits take half the time and memory and are less "
+            "exact (docs/profiles.md).",
+            show_default="auto: float32 if all fits, else bfloat16",
         ),
     ] = None
     vae_tiling: Annotated[

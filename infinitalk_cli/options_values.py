@@ -66,3 +66,19 @@ class TextEncoderPlace(str, Enum):
     gpu = "gpu"
     stream = "stream"
     cpu = "cpu"
+
+
+class VaeDtype(str, Enum):
+    """Numbers that the video VAE computes with."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class LoraMode(str, Enum):
+    """Whether LoRAs are added to the weights or kept beside them."""
+
+    merge = "merge"
+    beside = "beside"

@@ -29,7 +29,7 @@ from infinitalk_cli.run_choice import (
     refuse_gpuless,
     with_weights_there,
 )
-from infinitalk_cli.run_loras import loras_of_run, named_lora
+from infinitalk_cli.run_loras import loras_of_run, named_lora, parameters_beside
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
 from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
 
@@ -67,7 +67,9 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
     check_request(replace(request, overwrite=True) if lenient else request)
     refuse_gpuless(run)
     prepared = PreparedRun(request, run, gpus_of(run, request.num_gpus))
-    return prepared if weights_dir is None else with_files(prepared, weights_dir, may_lack=options.dry_run)
+    if weights_dir is not None:
+        prepared = with_files(prepared, weights_dir, may_lack=options.dry_run)
+    return replace(prepared, request=with_loras_counted(prepared.request))
 
 
 def request_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: Path | None) -> GenerateRequest:
@@ -124,6 +126,13 @@ def with_files(prepared: PreparedRun, weights_dir: Path, *, may_lack: bool) -> P
         return replace(prepared, lacking=error.hint)
     loras = loras_of_run(request.loras, request.profile, files, weights_dir)
     return replace(prepared, request=replace(request, loras=loras))
+
+
+def with_loras_counted(request: GenerateRequest) -> GenerateRequest:
+    """The request, whose profile knows how much memory its LoRAs take: none where they are merged into the weights."""
+    if request.profile.lora_mode == "merge":
+        return request
+    return replace(request, profile=replace(request.profile, lora_parameters=parameters_beside(request.loras)))
 
 
 def engine_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: Path | None) -> Engine:

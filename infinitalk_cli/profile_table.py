@@ -24,6 +24,8 @@ PresetName = Literal["quality", "balanced", "fast"]
 Attention = Literal["auto", "sdpa", "flash", "cudnn", "sage", "fp8"]
 VaeTiling = Literal["auto", "on", "off"]
 TextEncoderPlace = Literal["auto", "gpu", "stream", "cpu"]
+VaeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoraMode = Literal["merge", "beside"]
 
 SHIFT_OF_SIZE: dict[Size, float] = {"480": 7.0, "720": 11.0, "demo": 7.0}
 """Schedule shift that the models were tuned for, by bucket set."""
@@ -38,10 +40,12 @@ class Profile:
     denoised at once and those carried into the next chunk, both 4n + 1; MultiTalk carries `multitalk_motion_frames`.
     Guidance scales: 1.0 means off. `lora`: a published speed LoRA by name, "" for none. `dtype` "auto": bfloat16 on a
     GPU, float32 on a CPU. `attention`: the kernel of the transformer's attention; "auto" is the fastest exact one,
-    "sage" and "fp8" are inexact. `vae_tiling`: whether pictures are decoded in tiles, which takes less memory; "auto"
-    where they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on the CPU;
-    "auto" is whole where there is room and no streaming was asked for, else streamed. `demo_weights`: runs on the
-    small weights that the package makes by itself unless a weights folder is named.
+    "sage" and "fp8" are inexact. `vae_dtype`: of the video VAE on a GPU; "auto" is float32 where it and the whole
+    transformer find room, else bfloat16. `vae_tiling`: whether pictures are decoded in tiles, which takes less memory;
+    "auto" where they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on
+    the CPU; "auto" is whole where there is room and no streaming was asked for, else streamed. `lora_mode`: whether
+    LoRAs are added to the weights or kept beside them; `lora_parameters`: in those kept beside, 0 until they are known.
+    `demo_weights`: runs on the small weights that the package makes by itself unless a weights folder is named.
     """
 
     name: str
@@ -60,8 +64,11 @@ class Profile:
     lora_scale: float = 1.0
     dtype: Dtype = "auto"
     attention: Attention = "auto"
+    vae_dtype: VaeDtype = "auto"
     vae_tiling: VaeTiling = "auto"
     text_encoder: TextEncoderPlace = "auto"
+    lora_mode: LoraMode = "merge"
+    lora_parameters: int = 0
     demo_weights: bool = False
 
 

@@ -21,12 +21,14 @@ from infinitalk_cli.profile_table import (
     Attention,
     Dtype,
     Engine,
+    LoraMode,
     Preset,
     PresetName,
     Profile,
     Quant,
     Size,
     TextEncoderPlace,
+    VaeDtype,
     VaeTiling,
 )
 
@@ -38,12 +40,14 @@ __all__ = [
     "Attention",
     "Dtype",
     "Engine",
+    "LoraMode",
     "Preset",
     "PresetName",
     "Profile",
     "Quant",
     "Size",
     "TextEncoderPlace",
+    "VaeDtype",
     "VaeTiling",
     "Wishes",
     "find_preset",
@@ -74,8 +78,10 @@ class Wishes:
     text_guidance_scale: float | None = None
     audio_guidance_scale: float | None = None
     attention: Attention | None = None
+    vae_dtype: VaeDtype | None = None
     vae_tiling: VaeTiling | None = None
     text_encoder: TextEncoderPlace | None = None
+    lora_mode: LoraMode | None = None
 
 
 def find_profile(name: str) -> Profile:

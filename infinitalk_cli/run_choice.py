@@ -46,8 +46,10 @@ FIELD_OF_KEY = {
     "text_guidance": "text_guidance_scale",
     "audio_guidance": "audio_guidance_scale",
     "attention": "attention",
+    "vae_dtype": "vae_dtype",
     "vae_tiling": "vae_tiling",
     "text_encoder": "text_encoder",
+    "lora_mode": "lora_mode",
 }
 """Settings that are wishes, by the profile's field."""
 
@@ -212,7 +214,8 @@ def estimate_run(
 def with_stages(rate: Rate, measured: MeasuredStages, profile: Profile) -> Rate:
     """The rate with what was measured of reading and of the VAE, which is in 16 bits where blocks are streamed."""
     whole = profile.num_persistent_param_in_dit is None
-    vae = measured.vae_s_per_pixel_exact if whole else measured.vae_s_per_pixel_fast
+    exact = whole if profile.vae_dtype == "auto" else profile.vae_dtype == "float32"
+    vae = measured.vae_s_per_pixel_exact if exact else measured.vae_s_per_pixel_fast
     read = measured.read_bytes_per_s
     return replace(rate, vae_s_per_pixel=vae, **({} if read is None else {"read_bytes_per_s": read}))
 
@@ -231,7 +234,7 @@ def read_sizes(weights_dir: Path) -> DiTConfig | None:
 def values_of(run: RunChoice) -> list[tuple[str, Any, str]]:
     """Every field of the settled profile with its value and origin."""
     settled, origins = run.profile("infinitetalk"), run.origins()
-    hidden = ("name", "description", "demo_weights")
+    hidden = ("name", "description", "lora_parameters", "demo_weights")
     return [(f.name, getattr(settled, f.name), origins[f.name]) for f in fields(Profile) if f.name not in hidden]
 
 

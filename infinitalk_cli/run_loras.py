@@ -7,15 +7,22 @@ that a renamed copy is found too. Of the published merged files only the kind is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from math import prod
 from pathlib import Path
 
 from infinitalk_cli.compact import FOLDER, recorded_loras, recorded_sources, sample_digest
 from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.file_headers import DamagedHeaderError, read_safetensors_header
 from infinitalk_cli.manifest import LORAS
 from infinitalk_cli.profiles import Profile
 from infinitalk_cli.request import LoraFile
 from infinitalk_cli.weights import WeightFiles
+
+LOW_RANK = re.compile(r"\.lora_(down|up|A|B)\b")
+"""In the names of a LoRA's two matrices."""
 
 MERGED = ("_lora", "_FusionX")
 """How the names of files end that have LoRAs in them."""
@@ -63,6 +70,22 @@ def named_lora(weights_dir: Path | None) -> Callable[[str], Path]:
         return fetched
 
     return find
+
+
+def parameters_beside(loras: Iterable[LoraFile]) -> int:
+    """Numbers in the low-rank matrices of LoRA files, by their headers; of a file without one, all that it may hold.
+
+    A file that can't be read counts nothing: loading it will tell.
+    """
+    found = 0
+    for lora in loras:
+        with suppress(OSError, DamagedHeaderError):
+            if lora.path.suffix == ".safetensors":
+                shapes = read_safetensors_header(lora.path).items()
+                found += sum(prod(shape) for name, (_, shape) in shapes if LOW_RANK.search(name))
+            else:
+                found += lora.path.stat().st_size // 2
+    return found
 
 
 def holds(transformer: Path, lora: Path) -> bool:

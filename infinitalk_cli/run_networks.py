@@ -41,10 +41,11 @@ from infinitalk_cli.models.image_encoder import ImageEncoder
 from infinitalk_cli.models.tokens import Portions
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_tiling import Tiling
-from infinitalk_cli.networks import build_dit, build_image_encoder, build_vae, import_library, read_dit_sizes
+from infinitalk_cli.networks import build_dit, build_image_encoder, import_library, read_dit_sizes
 from infinitalk_cli.profile_choice import shape_of
 from infinitalk_cli.profiles import Profile
 from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_vae import load_vae, vae_dtype_of
 from infinitalk_cli.rung_store import store_rung, stored_rung
 from infinitalk_cli.sampling.stream import MadeChunk, Networks
 from infinitalk_cli.weights import WeightFiles
@@ -65,7 +66,9 @@ def load_networks(
         profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
         room = GpuRoom(device, profile, shape, read_dit_sizes(files), free_gpu_bytes(device))
         return load_on_rung(request, files, loras, room, room.start(), on_note)
-    placed = build_networks(request, files, loras, device, on_note, exact_vae=True)
+    if request.profile.vae_dtype not in ("auto", "float32"):
+        on_note(f"note: --vae-dtype {request.profile.vae_dtype} has no effect on the CPU, which computes in float32")
+    placed = build_networks(request, files, loras, device, on_note, vae_dtype=torch.float32)
     return Networks(
         dit=placed.transformer.dit,
         vae=placed.vae,
@@ -83,8 +86,9 @@ def load_on_rung(
     num_blocks, placed = room.sizes.num_layers, None
     while placed is None:
         with suppress(torch.cuda.OutOfMemoryError):
+            vae_dtype = vae_dtype_of(request.profile, rung)
             placed = build_networks(
-                request, files, loras, room.device, on_note, exact_vae=rung.exact_vae, num_resident=rung.num_resident
+                request, files, loras, room.device, on_note, vae_dtype=vae_dtype, num_resident=rung.num_resident
             )
         if placed is None:
             release_gpu_memory()
@@ -247,11 +251,12 @@ def load_transformer(
 ) -> PlacedTransformer:
     """The video transformer alone, placed for the largest picture of the request's size."""
     dtype = compute_dtype(request, device)
+    beside = request.profile.lora_mode == "beside"
     if device.type != "cuda":
-        return place_transformer(files, loras, device, dtype)
+        return place_transformer(files, loras, device, dtype, beside=beside)
     profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
     rung = GpuRoom(device, profile, shape_of(profile), read_dit_sizes(files), free_gpu_bytes(device)).start()
-    placed = place_transformer(files, loras, device, dtype, num_resident=rung.num_resident)
+    placed = place_transformer(files, loras, device, dtype, beside=beside, num_resident=rung.num_resident)
     placed.take(rung)
     return placed
 
@@ -262,13 +267,16 @@ def place_transformer(
     device: torch.device,
     dtype: torch.dtype,
     *,
+    beside: bool = False,
     num_resident: int | None = None,
     on_note: OnNote = lambda _: None,
 ) -> PlacedTransformer:
     """The video transformer, read to where it is to be: streamed blocks to their place in RAM, all else to the device.
 
-    Args: num_resident: blocks that stay on the device, None for all of them.
+    Args: beside: keep LoRAs beside the weights. num_resident: blocks that stay on the device, None for all of them.
     """
+    if beside and not loras:
+        on_note("note: this run adds no LoRA to the weights, so --lora-mode beside has no effect")
     offloaders: list[BlockOffloader] = []
 
     def stream(dit: DiT) -> None:
@@ -280,7 +288,8 @@ def place_transformer(
         dtype=dtype,
         device=device,
         loras=loras,
-        on_lora=lambda found: on_note(lora_note(found)),
+        beside=beside,
+        on_lora=lambda found: on_note(lora_note(found, beside=beside)),
         place=stream,
     )
     return PlacedTransformer(dit, device, offloader=next(iter(offloaders), None))
@@ -307,38 +316,37 @@ def build_networks(
     device: torch.device,
     on_note: OnNote,
     *,
-    exact_vae: bool,
+    vae_dtype: torch.dtype,
     num_resident: int | None = None,
 ) -> PlacedNetworks:
     """The networks from their files, for a device to compute with.
 
-    Args: num_resident: blocks of the transformer that stay on the device; None for all of them. Unless all do, the
-        other networks are put in RAM.
+    Args: vae_dtype: of the video VAE. num_resident: blocks of the transformer that stay on the device; None for all of
+        them. Unless all do, the other networks are put in RAM.
     """
     is_whole = num_resident is None or num_resident >= read_dit_sizes(files).num_layers
     home, dtype = device if is_whole else torch.device("cpu"), compute_dtype(request, device)
-    with ThreadPoolExecutor(1) as beside:  # seconds of Python, while that of the transformer waits for files
-        others = beside.submit(build_others, files, device, home, exact_vae=exact_vae)
-        transformer = place_transformer(files, loras, device, dtype, num_resident=num_resident, on_note=on_note)
+    with ThreadPoolExecutor(1) as aside:  # seconds of Python, while that of the transformer waits for files
+        others = aside.submit(build_others, files, device, home, vae_dtype)
+        transformer = place_transformer(
+            files,
+            loras,
+            device,
+            dtype,
+            beside=request.profile.lora_mode == "beside",
+            num_resident=num_resident,
+            on_note=on_note,
+        )
     vae, image_encoder = others.result()
     return PlacedNetworks(transformer, vae, image_encoder, device)
 
 
 def build_others(
-    files: WeightFiles, device: torch.device, home: torch.device, *, exact_vae: bool
+    files: WeightFiles, device: torch.device, home: torch.device, vae_dtype: torch.dtype
 ) -> tuple[VideoVAE, ImageEncoder]:
     """The video VAE and the image encoder for a device, put in `home`; what the audio encoder is made of, imported."""
     import_library()
-    return load_vae(files, home, exact=exact_vae), build_image_encoder(files, dtype=half_on_gpu(device), device=home)
-
-
-def load_vae(files: WeightFiles, home: torch.device, *, exact: bool) -> VideoVAE:
-    """The VAE in float32, or in bfloat16: in half the memory, 2 % off in the latents' norm."""
-    if exact:
-        return build_vae(files, device=home)
-    vae = build_vae(files, dtype=torch.bfloat16, device=home)
-    vae.use_channels_last()
-    return vae
+    return load_vae(files, home, vae_dtype), build_image_encoder(files, dtype=half_on_gpu(device), device=home)
 
 
 def free_gpu_bytes(device: torch.device) -> int:
@@ -365,7 +373,8 @@ def text_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def lora_note(report: LoraReport) -> str:
+def lora_note(report: LoraReport, *, beside: bool = False) -> str:
     """What a LoRA did, in a line."""
+    where = " beside the weights" if beside else ""
     skipped = f", {len(report.skipped)} tensors had no place" if report.skipped else ""
-    return f"LoRA {report.path.name}: {report.num_matched} tensors applied{skipped}"
+    return f"LoRA {report.path.name}: {report.num_matched} tensors applied{where}{skipped}"

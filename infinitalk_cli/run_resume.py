@@ -33,6 +33,7 @@ DECIDES_NOTHING = frozenset(
         *("output", "overwrite", "resume", "device", "num_gpus", "weights_dir"),
         *("resident_parameters", "convert", "told"),
         *("name", "description", "num_persistent_param_in_dit", "vae_tiling", "text_encoder", "demo_weights"),
+        "lora_parameters",
     }
 )
 """Fields of the request and its profile without a say in the frames. The device counts as what it turns out to be."""

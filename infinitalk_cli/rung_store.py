@@ -1,8 +1,8 @@
 """On which rung runs went well on this machine, where the arithmetic had hoped for more: one JSON file per kind of GPU.
 
-A rung is kept under what it depends on: picture, length of a chunk and form of the weights. It counts for runs that
-find no more free memory than the one that had to step down; with more, the arithmetic has its say again. A file that
-can't be read or is of another shape counts as none.
+A rung is kept under what it depends on: picture, length of a chunk, form of the weights, LoRAs beside them and the
+VAE's numbers. It counts for runs that find no more free memory than the one that had to step down; with more, the
+arithmetic has its say again. A file that can't be read or is of another shape counts as none.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def stored_rung(
 
 def _key(shape: JobShape, profile: Profile) -> str:
     weights = profile.quant if profile.quant != "none" else profile.dtype
-    return f"{shape.width}x{shape.height}, {profile.chunk_frames} frames, {shape.num_speakers} speaking, {weights}"
+    beside = f", LoRAs of {profile.lora_parameters} beside" if profile.lora_parameters else ""
+    vae = "" if profile.vae_dtype == "auto" else f", VAE in {profile.vae_dtype}"
+    size = f"{shape.width}x{shape.height}, {profile.chunk_frames} frames, {shape.num_speakers} speaking"
+    return f"{size}, {weights}{beside}{vae}"
 
 
 def _path(gpu: str, folder: Path | None) -> Path:

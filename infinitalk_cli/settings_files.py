@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.profiles import AUTO, PRESETS, PROFILES, Attention, TextEncoderPlace, VaeTiling
+from infinitalk_cli.profiles import AUTO, PRESETS, PROFILES, Attention, LoraMode, TextEncoderPlace, VaeDtype, VaeTiling
 
 PROJECT_FILE = "talk.toml"
 USER_FILE = "config.toml"
@@ -56,8 +56,10 @@ KEYS: dict[str, Key] = {
     "text_guidance": Key(float, most=100),
     "audio_guidance": Key(float, most=100),
     "attention": Key(str, get_args(Attention)),
+    "vae_dtype": Key(str, get_args(VaeDtype)),
     "vae_tiling": Key(str, get_args(VaeTiling)),
     "text_encoder": Key(str, get_args(TextEncoderPlace)),
+    "lora_mode": Key(str, get_args(LoraMode)),
 }
 """Every key, with the values that can make sense; finer rules are those of the options."""
 

@@ -132,7 +132,7 @@ ROOMS = (
     Room(("wishes",)),
     Room(("request",), may=("errors", "job", "profiles", "voices", "wishes", "media.part_name")),
     Room(("options*", "prepare", "run_choice"), may=(*DATA, "console_options", "models.config", "run_loras")),
-    Room(("run_loras",), may=(*DATA, "manifest")),
+    Room(("run_loras",), may=(*DATA, "manifest", "file_headers")),
     Room(
         ("doctor", "doctor_cuda", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),
         may=DATA,
@@ -147,7 +147,7 @@ ROOMS = (
         (
             *("places", "preview", "run_batch"),
             *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
-            *("run_differences", "run_errors"),
+            *("run_differences", "run_errors", "run_vae"),
             *("run_record", "run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "demo*"),
         ),

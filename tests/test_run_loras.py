@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from infinitalk_cli import compact
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.manifest import LORAS
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import LoraFile, parse_lora
-from infinitalk_cli.run_loras import loras_of_run, named_lora
+from infinitalk_cli.run_loras import loras_of_run, named_lora, parameters_beside
 from tests.lone_transformer import lone_transformer
 
 PRESETS = LORAS["lightx2v"].place
@@ -65,6 +67,21 @@ def test_published_file_with_a_speed_lora_takes_no_second_one(tmp_path: Path, na
     assert loras_of_run((mine,), WITH_PRESET, files, tmp_path) == (mine,)
     with pytest.raises(InputError, match="has a speed LoRA in it already"):
         loras_of_run((LoraFile(tmp_path / PRESETS),), WITH_PRESET, files, tmp_path)
+
+
+def test_matrices_to_be_kept_beside_are_counted_by_the_files_headers(tmp_path: Path) -> None:
+    tensors = {
+        "diffusion_model.blocks.0.self_attn.q.lora_down.weight": torch.zeros(4, 64),
+        "diffusion_model.blocks.0.self_attn.q.lora_up.weight": torch.zeros(64, 4),
+        "diffusion_model.blocks.0.self_attn.q.alpha": torch.zeros(()),
+        "transformer.blocks.0.attn1.to_k.lora_A.default.weight": torch.zeros(2, 64),
+        "diffusion_model.blocks.0.norm3.diff": torch.zeros(64),
+    }
+    save_file(tensors, tmp_path / "lora.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a LoRA")
+    (tmp_path / "old.pt").write_bytes(bytes(200))
+    files = [LoraFile(tmp_path / name) for name in ("lora.safetensors", "broken.safetensors", "old.pt", "gone.pt")]
+    assert parameters_beside(files) == 2 * 4 * 64 + 2 * 64 + 100
 
 
 def test_name_of_a_fetched_lora_means_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

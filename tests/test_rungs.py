@@ -20,6 +20,7 @@ from infinitalk_cli.footprint import (
     JobShape,
     Rung,
     Stage,
+    block_bytes,
     first_rung,
     lower_rung,
     persistent_parameters,
@@ -60,6 +61,14 @@ def test_beside_streaming_decoding_takes_no_more_than_a_pass() -> None:
     assert first_rung(OPEN, LARGE, 16 * GB).vae_tile == TILE
     assert first_rung(replace(OPEN, vae_tiling="off"), LARGE, 20 * GB).vae_tile is None
     assert first_rung(replace(OPEN, vae_tiling="on"), SQUARE, 140 * GB).vae_tile == TILE
+
+
+def test_loras_beside_the_weights_take_their_room() -> None:
+    beside = replace(OPEN, lora_mode="beside", lora_parameters=40 * 10**7)
+    assert block_bytes(beside) - block_bytes(OPEN) == 2 * 10**7
+    rungs = [first_rung(profile, SQUARE, 16 * GB) for profile in (OPEN, beside)]
+    assert rungs[1].num_resident < rungs[0].num_resident
+    assert vram_bytes(SQUARE, beside, rungs[1]) <= 16 * GB < vram_bytes(SQUARE, beside, rungs[0])
 
 
 def test_what_the_user_asks_to_stay_stays() -> None:
