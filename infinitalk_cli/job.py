@@ -7,28 +7,27 @@ are the media package's business; here a file need only be there. Subtitles alon
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from infinitalk_cli.dialogue import Line, parse_dialogue
+from infinitalk_cli.dialogue import MAX_SPEAKERS, Line, parse_dialogue
 from infinitalk_cli.errors import InputError
-from infinitalk_cli.job_file import EXAMPLE_JOB, parse_job, read_text
+from infinitalk_cli.job_file import parse_job, read_text
 from infinitalk_cli.job_media import is_video_file
+from infinitalk_cli.job_messages import OPTIONS, Source, problem_of
 from infinitalk_cli.subtitles import BadSubtitles, NamedTurn, Turn, read_turns, share_out
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from infinitalk_cli.job_schema import BoxForm, JobForm
 
 AudioType = Literal["para", "add"]
 
-MAX_SPEAKERS = 2
 DEFAULT_PROMPT = "A person talks to the camera."
+
+NOBODY_NAMED = "note: {} names nobody, so one speaker says it all; of two, lines begin with 'Anna: ' and 'Ben: '"
+"""`{}`: the subtitle file."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,8 @@ class Job:
     `reference`: the picture or video. `speakers`: the left one first, where nothing says where they are. With one face
     chosen of several, the second speaker is everyone else, and silent. `audio_type`: "para" for voices at the same
     time, "add" for one after the other. `negative_prompt`: None for the built-in one, "" for none.
-    `dialogue`: what they say in turn, where their speech is made from one text.
+    `dialogue`: what they say in turn, where their speech is made from one text. `turns_file`: where the turns were
+    read; `notes`: what was understood in a way that may not be meant. Both are for messages alone.
     """
 
     reference: Path
@@ -79,6 +79,8 @@ class Job:
     negative_prompt: str | None = None
     is_video: bool = False
     dialogue: tuple[Line, ...] = ()
+    turns_file: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def read_aloud(self) -> tuple[int, ...]:
@@ -127,16 +129,6 @@ class JobFlags:
     audio_type: AudioType = "para"
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a job was written: its name in messages, where its paths are looked up, what its fields are called."""
-
-    name: str
-    folders: tuple[Path, ...]
-    label: Callable[[str], str]
-    hint: str
-
-
 def read_job(path: Path, overrides: Mapping[str, str] | None = None) -> Job:
     """Read a job file. Relative paths in it start at its folder, then at the working directory.
 
@@ -150,14 +142,17 @@ def job_of_fields(
     fields: Mapping[str, Any], name: str, folder: Path, overrides: Mapping[str, str] | None = None
 ) -> Job:
     """The job of parsed fields, which came from `name` in `folder`. Raises: InputError: as `read_job`."""
-    source = _Source(name, (folder, Path()), label=str, hint=f"a job: {EXAMPLE_JOB}")
-    return _checked({**fields, **(overrides or {})}, source)
+    return _checked({**fields, **(overrides or {})}, Source(name), (folder, Path()))
 
 
 def job_from_flags(flags: JobFlags) -> Job:
     """Make a job of options. Raises: InputError: with every mistake and its option."""
     if flags.boxes and flags.masks:
-        raise InputError("--box and --mask say the same: give one of them", hint="a job file takes one of each")
+        raise InputError(
+            "--box and --mask together don't say whose place is which: give boxes for all speakers, or masks for all",
+            hint='one of each goes in a job file: "speakers": [{"audio": "a.wav", "box": [...]}, {"audio": "b.wav", '
+            '"mask": "b.png"}]',
+        )
     audio, turns = flags.audio, flags.turns
     given: dict[str, Sequence[Any]] = {
         "audio": () if turns else ["None" if path.lower() == "none" else path for path in audio],
@@ -180,8 +175,7 @@ def job_from_flags(flags: JobFlags) -> Job:
         "audio_type": flags.audio_type,
         "speakers": [_fields_of(given, number) for number in range(num_speakers)] or None,
     }
-    hint = "talk generate --image face.png --audio speech.wav"
-    return _checked(raw, _Source("the options", (Path(),), label=_option_label, hint=hint))
+    return _checked(raw, OPTIONS, (Path(),))
 
 
 def _fields_of(given: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
@@ -189,7 +183,8 @@ def _fields_of(given: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any
     return {name: values[number] for name, values in given.items() if number < len(values)}
 
 
-def _checked(raw: Mapping[str, Any], source: _Source) -> Job:
+def _checked(raw: Mapping[str, Any], source: Source, folders: tuple[Path, ...]) -> Job:
+    """The job of raw fields. `folders`: in which relative paths are looked up, the first one first."""
     from pydantic import ValidationError
 
     from infinitalk_cli.job_schema import JobForm, Lookup, relation_problems
@@ -198,66 +193,16 @@ def _checked(raw: Mapping[str, Any], source: _Source) -> Job:
         raw = {name: value for name, value in raw.items() if name != "cond_audio"}
     problems = list(relation_problems(raw))
     try:
-        form = JobForm.model_validate(raw, context=Lookup(folders=source.folders))
+        form = JobForm.model_validate(raw, context=Lookup(folders=folders))
     except ValidationError as error:
-        problems += [_problem(detail) for detail in error.errors(include_url=False)]
+        problems += [problem_of(detail) for detail in error.errors(include_url=False)]
     else:
         if not problems:
             try:
                 return _job_of(form)
             except BadSubtitles as error:
                 problems.append(("turns", f"{form.turns}: {error}"))
-    raise InputError(_listed(problems, source), hint=source.hint)
-
-
-def _listed(problems: Sequence[tuple[str, str]], source: _Source) -> str:
-    lines = [f"{source.label(field)}: {message}" if field else message for field, message in problems]
-    if len(lines) == 1:
-        return f"{source.name}: {lines[0]}"
-    return "\n  ".join([f"{source.name}: {len(lines)} mistakes", *lines])
-
-
-def _problem(detail: ErrorDetails) -> tuple[str, str]:
-    """One finding of pydantic as (dotted path, message) in our words."""
-    from infinitalk_cli.job_schema import kind_of, known_fields, shown
-
-    *parents, name = _dotted(detail["loc"])
-    field = ".".join([*parents, name])
-    kind = kind_of(detail["input"])
-    match detail["type"]:
-        case "extra_forbidden" if parents == ["cond_audio"] or (parents == ["bbox"] and name.startswith("person")):
-            return field, f"more than {MAX_SPEAKERS} speakers are not possible: person1 and person2"
-        case "extra_forbidden":
-            known = known_fields(".".join(parents))
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            return field, "unknown field; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-        case "missing":
-            return field, "is missing"
-        case "string_type":
-            return field, f"must be text, not {kind}"
-        case "float_type" | "finite_number":
-            return field, f"must be a number, not {kind}" if kind != "a number" else "must be a finite number"
-        case "literal_error":
-            return field, f"must be {detail.get('ctx', {}).get('expected')}, not {shown(str(detail['input']))}"
-        case "greater_than_equal" | "less_than_equal" if name == "start":
-            return field, f"must be seconds from 0 to a day, not {detail['input']}"
-        case "greater_than_equal":
-            return field, f"lies outside the picture: {detail['input']}"
-        case "model_type" | "model_attributes_type":
-            return field, f"must be an object, not {kind}"
-        case _:
-            return field, detail["msg"]
-
-
-def _dotted(loc: Sequence[int | str]) -> list[str]:
-    """The place of a finding in words: speakers[0], box, left."""
-    parts = [""]
-    for part in loc:
-        if isinstance(part, int):
-            parts[-1] += f"[{part}]"
-        else:
-            parts.append(part)
-    return parts[1:] or [""]
+    raise source.refusal(problems)
 
 
 def _job_of(form: JobForm) -> Job:
@@ -265,7 +210,8 @@ def _job_of(form: JobForm) -> Job:
     reference = form.image or form.video or form.cond_image or form.cond_video
     assert reference is not None  # relation_problems has seen to it
     dialogue = parse_dialogue(form.spoken) if form.spoken else ()
-    speakers = _persons(form) if form.cond_audio or form.tts_audio else _speakers(form, dialogue)
+    turns = () if form.turns is None else _turns_of_file(form.turns)
+    speakers = _persons(form) if form.cond_audio or form.tts_audio else _speakers(form, dialogue, turns)
     if len(speakers) == 1 and (speakers[0].box or speakers[0].mask):
         speakers = (*speakers, Speaker(audio=None, everywhere_else=True))
     return Job(
@@ -276,6 +222,8 @@ def _job_of(form: JobForm) -> Job:
         negative_prompt=form.negative_prompt,
         is_video=is_video_file(reference),
         dialogue=dialogue,
+        turns_file=form.turns,
+        notes=(NOBODY_NAMED.format(form.turns),) if turns and not any(named.name for named in turns) else (),
     )
 
 
@@ -294,11 +242,10 @@ def _persons(form: JobForm) -> tuple[Speaker, ...]:
     return tuple(Speaker(audio=getattr(sounds, name), box=_box_of(getattr(boxes, name, None))) for name in names)
 
 
-def _speakers(form: JobForm, dialogue: Sequence[Line]) -> tuple[Speaker, ...]:
+def _speakers(form: JobForm, dialogue: Sequence[Line], turns: Sequence[NamedTurn]) -> tuple[Speaker, ...]:
     """The speakers of `speakers`; of `audio`, `turns` or `text` alone, where these tell enough."""
     from infinitalk_cli.job_schema import SpeakerForm
 
-    turns = () if form.turns is None else _turns_of_file(form.turns)
     num_named = min(MAX_SPEAKERS, len({named.name.casefold() for named in turns if named.name}))
     num_named = max([num_named, *(line.speaker + 1 for line in dialogue)])
     forms = form.speakers or (SpeakerForm(),) * max(1, num_named)
@@ -322,7 +269,7 @@ def _turns_of_file(path: Path) -> tuple[NamedTurn, ...]:
     try:
         return read_turns(read_text(path, "subtitle file"))
     except InputError as error:
-        raise BadSubtitles(error.message) from error
+        raise BadSubtitles(error.message.removeprefix(f"{path} ")) from error
 
 
 def _box_of(form: BoxForm | None) -> Box | None:
@@ -335,7 +282,7 @@ def _box_of_text(text: str) -> object:
     """A box as an option gives it; what is no number stays text, for the checks to find."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 4:
-        raise InputError(f"--box {text!r} is not left,top,right,bottom", hint="--box 120,80,360,420")
+        raise InputError(f"--box {text!r} is not four numbers", hint=OPTIONS.box)
     return dict(zip(("left", "top", "right", "bottom"), (_number(part) for part in parts), strict=True))
 
 
@@ -344,13 +291,3 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _option_label(field: str) -> str:
-    """The option that set a field of the form."""
-    own = re.fullmatch(r"speakers\[(\d+)\]\.(\w+)\.?(.*)", field)
-    if own:
-        return f"--{own[2]} (speaker {int(own[1]) + 1}{' ' if own[3] else ''}{own[3]})"
-    return {"cond_audio": "--audio", "cond_image": "--image", "speakers": "--audio"}.get(
-        field, "--" + field.replace("_", "-")
-    )

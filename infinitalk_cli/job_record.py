@@ -107,7 +107,9 @@ def job_fields(job: Job) -> dict[str, Any]:
         audio, mask = (None if path is None else path.absolute() for path in (speaker.audio, speaker.mask))
         return replace(speaker, audio=audio, mask=mask)
 
-    whole = replace(job, reference=job.reference.absolute(), speakers=tuple(map(placed, job.speakers)))
+    turns_file = None if job.turns_file is None else job.turns_file.absolute()
+    speakers = tuple(map(placed, job.speakers))
+    whole = replace(job, reference=job.reference.absolute(), speakers=speakers, turns_file=turns_file)
     return TypeAdapter(Job).dump_python(whole, mode="json")
 
 

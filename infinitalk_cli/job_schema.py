@@ -27,8 +27,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from infinitalk_cli.dialogue import TAG, BadDialogue, parse_dialogue
-from infinitalk_cli.job import DEFAULT_PROMPT, MAX_SPEAKERS
+from infinitalk_cli.dialogue import MAX_SPEAKERS, TAG, BadDialogue, parse_dialogue
+from infinitalk_cli.job import DEFAULT_PROMPT
 
 SILENT = "None"
 """What the reference programs write in place of a path for a speaker who keeps silent."""
@@ -337,8 +337,9 @@ def _speaker_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "speakers", "nobody speaks: every speaker is silent"
     if whole and len(speakers) > 1 and not has_turns:
         yield "audio", "is one sound for two speakers: turns says who speaks when, or give each one's own audio"
-    if len(speakers) > 1 and len([1 for speaker in speakers if _has_place(speaker)]) == 1:
-        yield "speakers", "give a box or mask for both speakers, or for none"
+    placeless = [number for number, speaker in enumerate(speakers) if not _has_place(speaker)]
+    if len(speakers) > 1 and len(placeless) == 1:
+        yield f"speakers[{placeless[0]}].box", "give a box or mask for both speakers, or for none"
     if has_turns and len({bool(speaker.get("name")) for speaker in speakers}) > 1:
         yield "speakers", "give a name to both speakers, or to none"
     if raw.get("audio_type") == "add" and any(speaker.get("start") for speaker in speakers):

@@ -121,7 +121,7 @@ def show_plan(prepared: PreparedRun, console: Console) -> None:
     planned = plan_job(prepared.request)
     if short := short_note(planned.shape.num_frames, planned.shape.fps):
         console.note(short)
-    for note in foreign_weights_notes(prepared.request):
+    for note in (*prepared.request.job.notes, *foreign_weights_notes(prepared.request)):
         console.note(note)
     found, lines = predict(prepared, planned.shape)
     text = plan_text(prepared.choice, planned, found, lines)
@@ -173,7 +173,7 @@ def notes(request: GenerateRequest) -> list[str]:
         f"{who} from {job.reference.name}, {profile.name} profile, {profile.num_steps} steps, seed {request.seed}"
         f" -> {request.output}"
     ]
-    found += foreign_weights_notes(request)
+    found += [*job.notes, *foreign_weights_notes(request)]
     if request.reference_by_index and not job.is_video:
         found.append("note: --reference-by-index has no effect on a picture")
     return found

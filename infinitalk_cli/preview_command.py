@@ -72,7 +72,7 @@ def preview(options: PreviewOptions) -> None:
         found = look_ahead(request)
         lines = preview_lines(request, found)
         save(draw(request.job, found, lines), options.output, overwrite=options.overwrite)
-        for line in lines:
+        for line in (*request.job.notes, *lines):
             console.note(line)
         console.result(str(options.output), preview_record(request, found))
 

@@ -64,6 +64,7 @@ class PlannedJob:
 def plan_job(request: GenerateRequest) -> PlannedJob:
     """Look at the inputs of a request. Raises: InputError: if one can't be read."""
     job = request.job
+    refuse_late_turns(request)
     reader = VideoReader(job.reference) if job.is_video else None
     picture, crop = look_at(job.reference, sizes_of(request), reader, request.picture.fit)
     num_frames = max(1, round(used_s(request, speech_duration_s(request)) * VIDEO_FPS))
@@ -93,6 +94,25 @@ def refuse_unseen(job: Job, planned: PlannedJob) -> None:
                 f"{bottom} (left, top, right, bottom) of the picture",
                 hint="make it larger, or crop the picture around the speakers; `talk preview` draws it",
             )
+
+
+def refuse_late_turns(request: GenerateRequest) -> None:
+    """Raises: InputError: for turns that begin when their recording is over, with the first one's line in its file."""
+    job, drive = request.job, request.sound.drive_audio
+    driving = dict(zip(job.recordings, drive, strict=True)) if drive else {}
+    for recording in job.recordings:
+        heard = driving.get(recording, recording)
+        turns = [turn for speaker in job.speakers if speaker.audio == recording for turn in speaker.turns]
+        last_s = max((turn.start_s for turn in turns), default=None)
+        if last_s is None or last_s < sound_duration_s(heard) or last_s < (end_s := decoded_duration_s(heard)):
+            continue  # decoded, as a header may be wrong
+        late = sorted((turn for turn in turns if turn.start_s >= end_s), key=lambda turn: turn.start_s)
+        where = "turns" if job.turns_file is None else f"{job.turns_file} line {late[0].line}"
+        others = f" ({len(late)} turns do)" if len(late) > 1 else ""
+        raise InputError(
+            f"{where}: a turn begins at {late[0].start_s:.2f} s, but {heard} is over at {float(end_s):.2f} s{others}",
+            hint="the times of turns are those of the recording, from its start",
+        )
 
 
 def short_note(num_frames: int, fps: int) -> str:
@@ -131,6 +151,11 @@ def sound_duration_s(path: Path) -> Fraction:
                 return stream.duration * stream.time_base
         if container.streams.audio and container.duration is not None:
             return Fraction(container.duration, av.time_base)
+    return decoded_duration_s(path)
+
+
+def decoded_duration_s(path: Path) -> Fraction:
+    """The same, exactly: by decoding all of it."""
     with SoundReader(path) as reader:
         return Fraction(sum(len(block) for block in reader.blocks()), reader.rate)
 

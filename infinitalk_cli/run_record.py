@@ -154,6 +154,7 @@ def job_fields_without_folders(request: GenerateRequest) -> dict[str, Any]:
     """The job with names instead of paths."""
     named = job_fields(request.job)
     named["reference"] = Path(named["reference"]).name
+    named["turns_file"] = request.job.turns_file and request.job.turns_file.name
     for speaker in named["speakers"]:
         for field in ("audio", "mask"):
             speaker[field] = Path(speaker[field]).name if speaker[field] else None

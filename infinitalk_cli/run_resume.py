@@ -31,7 +31,7 @@ from infinitalk_cli.weights import WeightFiles
 DECIDES_NOTHING = frozenset(
     {
         *("output", "overwrite", "resume", "device", "num_gpus", "weights_dir"),
-        *("resident_parameters", "convert", "told"),
+        *("resident_parameters", "convert", "told", "turns_file", "notes", "line"),
         *("name", "description", "num_persistent_param_in_dit", "vae_tiling", "text_encoder", "demo_weights"),
         "lora_parameters",
     }

@@ -36,7 +36,7 @@ from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks
 from infinitalk_cli.run_errors import foreseen_errors
 from infinitalk_cli.run_networks import compute_dtype, load_networks
-from infinitalk_cli.run_plan import short_note, sizes_of
+from infinitalk_cli.run_plan import refuse_late_turns, short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_record import Making, keep_record, repetition_differences
@@ -128,6 +128,7 @@ class Inputs:
 def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress, on_note: OnNote) -> Inputs:
     """Read all that a user may have got wrong. `work_dir`: for the prepared sound."""
     progress.stage("speech", "speaking the text" if request.voice_files else "reading the sound")
+    refuse_late_turns(request)
     job = speak_job(request, work_dir, pick_device(request.device))
     speech, sound = read_speech(request, job, work_dir)
     if speech.silent:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TIME = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)(?:[.,](\d{1,3}))?")
 PREFIX = re.compile(r"\s*(?:-\s*)?([^\W\d_][\w .'’-]{0,39}?)\s*:\s+(?=\S)")
@@ -31,20 +31,25 @@ class BadSubtitles(ValueError):
 
 @dataclass(frozen=True)
 class Turn:
-    """A stretch of speech, in seconds of the timeline, and its words."""
+    """A stretch of speech, in seconds of the timeline, and its words. `line`: of the file, from 1; 0 if not known."""
 
     start_s: float
     end_s: float
     text: str
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class NamedTurn:
-    """A turn before it is known which speaker `name` is. `name`: "" where the file says none. `line`: from 1."""
+    """A turn before it is known which speaker `name` is. `name`: "" where the file says none."""
 
     name: str
     turn: Turn
-    line: int
+
+    @property
+    def line(self) -> int:
+        """Where it begins in the file, from 1."""
+        return self.turn.line
 
 
 def read_turns(text: str) -> tuple[NamedTurn, ...]:
@@ -117,7 +122,7 @@ def turns_of_cue(lines: Sequence[str], start_s: float, end_s: float, number: int
             starts.append(number + offset)
         texts[-1].append(MARKUP.sub("", line[match.end() :] if match else line).strip())
     for name, words, line in zip(names, texts, starts, strict=True):
-        yield NamedTurn(name, Turn(start_s, end_s, " ".join(word for word in words if word)), line)
+        yield NamedTurn(name, Turn(start_s, end_s, " ".join(word for word in words if word), line))
 
 
 def share_out(turns: Sequence[NamedTurn], names: Sequence[str], num_speakers: int) -> tuple[tuple[Turn, ...], ...]:

@@ -296,7 +296,7 @@ def test_options_give_the_same_job_as_a_file(folder: Path, monkeypatch: pytest.M
         ({"video": Path("clip.mp4")}, "--video: give a picture or a video, not both"),
         ({"audio": ["a.wav", "gone.wav"]}, "--audio (speaker 2): no such file: 'gone.wav'"),
         ({"audio": ["a.wav", "b.wav", "a.wav"]}, "more than 2 speakers"),
-        ({"boxes": ["1,2,3"]}, "--box '1,2,3' is not left,top,right,bottom"),
+        ({"boxes": ["1,2,3"]}, "--box '1,2,3' is not four numbers"),
         ({"boxes": ["1,2,3,x"]}, "--box (speaker 1 bottom): must be a number, not text"),
         ({"boxes": ["1,2,nan,4"]}, "--box (speaker 1 right): must be a finite number"),
         ({"boxes": ["3,2,1,4"]}, "--box (speaker 1): holds no pixel: left 3, top 2, right 1, bottom 4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_an_editor_may_be_told_the_schema() -> None:
         ({"speakers": [{"audio": "None"}, {}]}, "speakers: nobody speaks"),
         (
             {"speakers": [{"audio": "a.wav", "mask": "left.png"}, {"audio": "b.wav"}]},
-            "speakers: give a box or mask for both speakers, or for none",
+            "speakers[1].box: give a box or mask for both speakers, or for none",
         ),
         ({"audio": "a.wav", "speakers": [{}, {}]}, "audio: is one sound for two speakers: turns says who speaks when"),
         ({"audio": "a.wav", "speakers": [{"audio": "b.wav"}]}, "speakers[0].audio: there is one sound for all (audio)"),
@@ -164,3 +165,49 @@ def test_mistake_in_one_field(fields: dict[str, Any], told: str) -> None:
     message = refusal(**fields)
     assert message.startswith("job.json: ")
     assert told in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"speakers": [{"audio": "a.wav", "box": [1, 2, 3]}]}, '"box": [120, 80, 360, 420]'),
+        ({"audio": "both.wav", "turns": "two.png"}, "'Anna: Hello.'"),
+        ({"audio": None}, "a job: {"),
+        ({"audio": "gone.wav"}, ""),
+    ],
+)
+def test_a_hint_helps_against_the_mistake_at_hand(fields: dict[str, Any], hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(**fields)
+    assert hint in caught.value.hint if hint else caught.value.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "told", "hint"),
+    [
+        (JobFlags(boxes=["1,2,3"]), "--box '1,2,3' is not four numbers", "--box 120,80,360,420, which are left"),
+        (JobFlags(boxes=["9,9,1,1"]), "--box (speaker 1): holds no pixel", "--box 120,80,360,420"),
+        (JobFlags(boxes=["1,2,3,4"], masks=[Path("left.png")]), "--box and --mask together", '"mask"'),
+        (JobFlags(turns=Path("two.png")), "--turns: two.png: is no subtitle file", "'Anna: Hello.'"),
+        (
+            JobFlags(audio=["a.wav", "b.wav"], boxes=["1,2,3,4"]),
+            "--box (speaker 2): give a box or mask for both",
+            "--box",
+        ),
+        (JobFlags(image=None), "--image: is missing", "talk generate --image face.png"),
+    ],
+)
+def test_options_are_told_as_such(flags: JobFlags, told: str, hint: str) -> None:
+    given = flags if told.startswith("--image") else replace(flags, image=Path("two.png"))
+    with pytest.raises(InputError) as caught:
+        job_from_flags(given if given.audio else replace(given, audio=["a.wav"]))
+    assert caught.value.message.startswith(told)
+    assert hint in caught.value.hint
+
+
+def test_subtitles_without_names_are_one_speaker_s_and_that_is_said() -> None:
+    Path("alone.srt").write_text("00:00:00,000 --> 00:00:01,000\nOne.\n")
+    job = read(audio="both.wav", turns="alone.srt")
+    assert job.num_speakers == 1
+    assert "alone.srt names nobody" in job.notes[0]
+    assert read(audio="both.wav", turns="talk.srt").notes == ()

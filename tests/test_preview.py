@@ -66,6 +66,36 @@ def test_a_speaker_s_place_is_in_their_colour_and_what_is_cut_off_is_dark(tmp_pa
     assert max(picture.getpixel((17, 16 + round(50 * scale)))) < 128  # pyright: ignore[reportArgumentType]
 
 
+def subtitles(path: Path, *lines: str) -> Path:
+    """One cue of a second for each line, ten seconds apart."""
+    cues = [f"00:00:{10 * at:02},000 --> 00:00:{10 * at + 1:02},000\n{line}\n" for at, line in enumerate(lines)]
+    path.write_text("\n".join(cues))
+    return path
+
+
+@pytest.mark.parametrize("command", [["preview"], ["generate", "--dry-run", "--profile", "demo"]])
+def test_a_turn_behind_the_end_of_its_recording_is_told_before_anything_runs(
+    tmp_path: Path, command: list[str]
+) -> None:
+    turns = subtitles(tmp_path / "talk.srt", "Anna: One.", "Ben: Two.", "Anna: Three.")
+    words = [*command, *TWO, *LEFT, "--turns", turns, "-o", tmp_path / ("a.png" if len(command) == 1 else "a.mp4")]
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 2, result.stderr
+    assert f"{turns} line 5: a turn begins at 10.00 s, but" in result.stderr
+    assert "speech_left.wav is over at 3.02 s (2 turns do)" in result.stderr
+    assert sorted(tmp_path.iterdir()) == [turns]
+
+
+@pytest.mark.parametrize("command", [["preview"], ["generate", "--dry-run", "--profile", "demo"]])
+def test_subtitles_that_name_nobody_are_told(tmp_path: Path, command: list[str]) -> None:
+    turns = subtitles(tmp_path / "talk.srt", "One.")
+    words = [*command, *TWO, *LEFT, "--turns", turns, "-o", tmp_path / ("a.png" if len(command) == 1 else "a.mp4")]
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.stderr
+    assert f"note: {turns} names nobody, so one speaker says it all" in result.stderr
+    assert "'Anna: '" in result.stderr
+
+
 def test_only_a_preview_is_replaced(tmp_path: Path) -> None:
     output = tmp_path / "preview.png"
     for _ in range(2):

@@ -22,8 +22,8 @@ SECOND = "00:01:02,250 --> 01:00:00,000"
 def test_subrip_gives_names_times_and_words() -> None:
     text = "\ufeff".strip("\ufeff") + cue(FIRST, "Anna: <i>Hello</i>,", "Ben.") + cue(SECOND, "Ben: Hello.")
     assert read_turns(text) == (
-        NamedTurn("Anna", Turn(0.0, 1.5, "Hello, Ben."), 3),
-        NamedTurn("Ben", Turn(62.25, 3600.0, "Hello."), 8),
+        NamedTurn("Anna", Turn(0.0, 1.5, "Hello, Ben.")),
+        NamedTurn("Ben", Turn(62.25, 3600.0, "Hello.")),
     )
 
 
@@ -34,9 +34,14 @@ def test_webvtt_has_voices_settings_and_blocks_that_are_no_cues() -> None:
         "an-id\n01:00:00.5 --> 01:00:01\n- Ben: I say: no.\r\n"
     )
     assert read_turns(text) == (
-        NamedTurn("Anna B.", Turn(1.0, 2.0, "Hello"), 10),
-        NamedTurn("Ben", Turn(3600.5, 3601.0, "I say: no."), 14),
+        NamedTurn("Anna B.", Turn(1.0, 2.0, "Hello")),
+        NamedTurn("Ben", Turn(3600.5, 3601.0, "I say: no.")),
     )
+
+
+def test_turns_know_their_line() -> None:
+    found = read_turns(cue(FIRST, "Anna: One.", "Ben: Two.") + cue(SECOND, "Ben: Three."))
+    assert [(named.line, named.turn.line) for named in found] == [(3, 3), (4, 4), (8, 8)]
 
 
 def test_two_speakers_may_share_a_cue_and_order_is_that_of_time() -> None:

@@ -216,7 +216,6 @@ def _write_track(
     itemsize = np.dtype(np.float32).itemsize
     with track_path.open("wb") as track:
         if recording is not None:
-            _check_turns(recording, turns)
             gain = recording.gain(lufs)
             track.seek(start * itemsize)
             done = 0
@@ -246,15 +245,6 @@ def gate(turns: Sequence[Stretch], first: int, num_samples: int) -> npt.NDArray[
     ]
     times = (first + np.arange(num_samples)) / SPEECH_RATE
     return np.interp(times, *zip(*corners, strict=True), left=0.0, right=0.0).astype(np.float32)
-
-
-def _check_turns(recording: Recording, turns: Sequence[Stretch]) -> None:
-    late = [start_s for start_s, _ in turns if start_s >= recording.duration_s]
-    if late:
-        raise InputError(
-            f"a turn begins at {late[0]:.2f} s, but {recording.path} is over at {float(recording.duration_s):.2f} s",
-            hint="the times of turns are those of the recording",
-        )
 
 
 def _original_sound(
