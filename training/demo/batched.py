@@ -6,6 +6,7 @@ called on `(B, N, dim)` and nothing is overwritten; a test compares the two. Cas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ from infinitalk_cli.models.rotary import Rotation, grid_rotation, position_rotat
 
 TIME_BASE = 10000.0
 STRENGTH_EPS = 1e-8
+
+BlockPass = Callable[..., tuple[Tensor, Tensor | None]]
+"""The form of `run_block`."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ class Clips:
     members: Tensor | None
 
 
-def predict(dit: DiT, clips: Clips) -> tuple[Tensor, list[Tensor]]:
-    """The velocity `(B, 16, T, H, W)`, float32, and each block's speaker map `(B, 3, N)`; none for one speaker."""
+def predict(dit: DiT, clips: Clips, run: BlockPass | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The velocity `(B, 16, T, H, W)`, float32, and each block's speaker map `(B, 3, N)`; none for one speaker.
+
+    run: `run_block` or a compiled form of it, which takes half the time on a GPU.
+    """
+    run = run or run_block
     frames, rows, columns = (size // part for size, part in zip(clips.latents.shape[2:], dit.config.patch, strict=True))
     time, block_time = embed_time(dit, clips.t)
     text, image = dit.text_embedding(clips.text)[None], dit.img_emb(clips.image)
@@ -54,7 +62,8 @@ def predict(dit: DiT, clips: Clips) -> tuple[Tensor, list[Tensor]]:
     maps: list[Tensor] = []
     for block in dit.blocks:
         assert isinstance(block, Block)
-        x = run_block(block, x, block_time, rotation, text, image, audio, clips.members, maps)
+        x, speaker_map = run(block, x, block_time, rotation, text, image, audio, clips.members)
+        maps += [] if speaker_map is None else [speaker_map]
     with torch.autocast(x.device.type, enabled=False):  # the head is float32 in a run too
         shift, scale = (dit.head.modulation + time.unsqueeze(1)).chunk(2, dim=1)
         values = dit.head.head(normed(x) * (1 + scale) + shift)
@@ -81,17 +90,14 @@ def run_block(
     image: Tensor,
     audio: Tensor,
     members: Tensor | None,
-    maps: list[Tensor],
-) -> Tensor:
-    """One block; its speaker map is appended to `maps`."""
+) -> tuple[Tensor, Tensor | None]:
+    """One block, and its speaker map if there are two speakers."""
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation + time).unsqueeze(2).unbind(1)
     change, speaker_map = attend_self(block.self_attn, normed(x) * (1 + scale1) + shift1, rotation, members)
     x = x + gate1 * change
     x = x + attend_context(block.cross_attn, block.norm3(x), text, image)
     x = x + attend_audio(block.audio_cross_attn, block.norm_x(x), audio, speaker_map)
-    if speaker_map is not None:
-        maps.append(speaker_map)
-    return x + gate2 * block.ffn(normed(x) * (1 + scale2) + shift2)
+    return x + gate2 * block.ffn(normed(x) * (1 + scale2) + shift2), speaker_map
 
 
 def normed(x: Tensor) -> Tensor:

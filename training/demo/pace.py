@@ -82,7 +82,7 @@ class Averaged:
     def update(self, step: int) -> None:
         """Early steps count little, so that the start is soon forgotten."""
         keep = min(self.keep, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, self.sources, 1 - keep)
+        torch._foreach_lerp_(self.values, self.sources, 1 - keep)  # type: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def state(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.values, strict=True))

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.demo.batched import Clips, predict, routing_loss
+from infinitalk_cli.models.dit import DiT
+from training.demo.batched import BlockPass, Clips, predict, routing_loss, run_block
 from training.demo.networks import DIT_FILE, SHIFT, load_weights, new_dit, save_half
 from training.demo.pace import Averaged, Log, Pace, optimizer_for, pick_device, take_step
 from training.demo.pool import Batch, Pool
@@ -32,7 +33,7 @@ ROUTING_WEIGHT = 0.1
 NO_SPEECH_SHARE, NO_TEXT_SHARE = 0.06, 0.15
 KNOWN_NOISE = 0.08
 """Largest deviation of the noise on motion latents: in the loop they come from generated frames."""
-FRESH_SHARE = 0.3
+FRESH_SHARE = 0.2
 SAVE_S = 120.0
 
 
@@ -71,6 +72,7 @@ def train(wish: argparse.Namespace, device: torch.device, log: Log) -> None:
     if wish.resume:
         load_weights(dit, wish.out / DIT_FILE)
     optimizer, average = optimizer_for(dit, device, PEAK), Averaged(dit, 0.9995)
+    run = torch.compile(run_block, dynamic=True) if device.type == "cuda" else run_block
     fresh_s, began, saved = 0.0, time.monotonic(), time.monotonic()
     means: dict[str, float] = {}
     for step in pace:
@@ -78,7 +80,8 @@ def train(wish: argparse.Namespace, device: torch.device, log: Log) -> None:
             start = time.monotonic()
             pool.refresh()
             fresh_s += time.monotonic() - start
-        figures = train_step(dit, optimizer, pool, wish.batch, pace.learning_rate(PEAK))
+        loss, figures = loss_of(dit, run, pool, pool.draw(wish.batch))
+        take_step(optimizer, dit, loss, pace.learning_rate(PEAK))
         average.update(step)
         if step % 50 == 0 or step < 3:  # reading a figure waits for the device
             for name, value in figures.items():
@@ -92,17 +95,14 @@ def train(wish: argparse.Namespace, device: torch.device, log: Log) -> None:
     log.write(step=pace.step, seconds=pace.elapsed_s, filmed=pool.num_filmed, **means)
 
 
-def train_step(
-    dit: torch.nn.Module, optimizer: torch.optim.Optimizer, pool: Pool, size: int, learning_rate: float
-) -> dict[str, Tensor]:
-    """One batch: the losses, still on the device."""
-    batch = pool.draw(size)
+def loss_of(dit: DiT, run: BlockPass, pool: Pool, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one batch, and its parts, still on the device."""
     hears = bool(torch.rand((), generator=pool.chances) >= NO_SPEECH_SHARE)
     reads = bool(torch.rand((), generator=pool.chances) >= NO_TEXT_SHARE)
     noised = noise_batch(batch, pool.generator, pool.prompt(reads), hears)
     device = noised.target.device
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        velocity, maps = predict(dit, noised.clips)  # type: ignore[arg-type]
+        velocity, maps = predict(dit, noised.clips, run)
     error = (velocity - noised.target).square()
     loss = (error * noised.weight).sum() / (noised.weight.sum() * error.shape[1])
     figures = {f"loss_{batch.num_people}": loss.detach()}
@@ -110,8 +110,7 @@ def train_step(
         routing = routing_loss(maps, noised.clips.members, noised.clips.latents.shape[2])
         figures["routing"] = routing.detach()
         loss = loss + ROUTING_WEIGHT * routing
-    take_step(optimizer, dit, loss, learning_rate)
-    return figures
+    return loss, figures
 
 
 def noise_batch(batch: Batch, generator: torch.Generator, text: Tensor, hears: bool) -> Noised:
