@@ -1,21 +1,17 @@
 """What only a run can tell: tiny kernels on the GPU, then a whole demo video, each in a child process.
 
-A crash, a hang or a message of a library is a result here, not the end of the doctor. The demo uses the small weights
-that the package makes by itself, and a picture and a sound made on the spot, so it needs nothing from anywhere.
+A crash, a hang or a message of a library is a result here, not the end of the doctor. The demo takes what the package
+brings along, so it needs nothing from anywhere.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import wave
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +22,6 @@ from infinitalk_cli.hardware import Gpu, Hardware, cuda_environment
 
 PROBE_LIMIT_S = 120
 DEMO_LIMIT_S = 600
-SPEECH_RATE, SPEECH_S, TONE_HZ = 16_000, 1.0, 220.0
-PICTURE_SIZE = 96
 
 
 def deep_checks(hardware: Hardware, gpu: Gpu | None) -> Iterator[Check]:
@@ -51,46 +45,18 @@ def run_probes(command: Sequence[str], environment: Mapping[str, str], limit_s: 
 
 
 def make_demo_video(environment: Mapping[str, str], device: str) -> Check:
-    """One whole run with the demo profile on the device."""
+    """A second of the demo's video on the device, made the way of every video."""
     with tempfile.TemporaryDirectory(prefix="talk-doctor-", ignore_cleanup_errors=True) as folder:
-        picture, sound, video = (Path(folder) / name for name in ("face.png", "speech.wav", "talk.mp4"))
-        write_picture(picture)
-        write_sound(sound)
-        options = ["--image", picture, "--audio", sound, "-o", video, "--profile", "demo", "--device", device]
-        command = [sys.executable, "-m", "infinitalk_cli", "generate", "--quiet", *map(str, options)]
+        video = Path(folder) / "talk-demo.mp4"
+        options = ["-o", str(video), "--max-seconds", "1", "--device", device]
+        command = [sys.executable, "-m", "infinitalk_cli", "demo", "--quiet", *options]
         begun_s = time.monotonic()
         code, _, errors = _run(command, environment, DEMO_LIMIT_S)
         took_s = time.monotonic() - begun_s
         if code == 0 and video.is_file() and video.stat().st_size:
             return Check("demo video", True, True, f"made on the {device} in {took_s:.0f} s, loading included")
     told = (errors.strip().splitlines() or ["no message"])[0][:200]
-    return Check("demo video", False, True, f"{_death(code, DEMO_LIMIT_S)}: {told}", "talk generate --profile demo")
-
-
-def write_picture(path: Path) -> None:
-    """A PNG with a disc on a ground, enough of a face for a network that knows none."""
-    middle, radius = PICTURE_SIZE / 2, PICTURE_SIZE / 3
-    rows = bytearray()
-    for y in range(PICTURE_SIZE):
-        rows.append(0)  # no filter on this row
-        for x in range(PICTURE_SIZE):
-            inside = math.hypot(x - middle, y - middle) < radius
-            rows += bytes((224, 172, 132) if inside else (40, 80, 120))
-    size = struct.pack(">IIBBBBB", PICTURE_SIZE, PICTURE_SIZE, 8, 2, 0, 0, 0)
-    parts = [(b"IHDR", size), (b"IDAT", zlib.compress(bytes(rows))), (b"IEND", b"")]
-    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-
-
-def write_sound(path: Path) -> None:
-    """A second of a tone that swells four times, as a 16-bit WAV."""
-    times_s = (number / SPEECH_RATE for number in range(round(SPEECH_RATE * SPEECH_S)))
-    values = (math.sin(2 * math.pi * TONE_HZ * t) * abs(math.sin(4 * math.pi * t)) for t in times_s)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SPEECH_RATE)
-        file.writeframes(b"".join(struct.pack("<h", round(16_000 * value)) for value in values))
+    return Check("demo video", False, True, f"{_death(code, DEMO_LIMIT_S)}: {told}", "talk demo --debug")
 
 
 def _probed(answer: Mapping[str, Any]) -> Check:

@@ -75,7 +75,7 @@ def _check_gpu(hardware: Hardware, choice: Choice) -> Check:
     gpu = choice.gpu
     if gpu is None:
         hidden = hardware.cuda_visible_devices is not None and bool(hardware.gpus)
-        fix = "unset CUDA_VISIBLE_DEVICES" if hidden else "the demo runs without: talk generate --profile demo"
+        fix = "unset CUDA_VISIBLE_DEVICES" if hidden else "the demo runs without: talk demo"
         reason = choice.reasons[0] if hardware.visible_gpus and choice.reasons else why_no_gpu(hardware)
         return Check("gpu", False, True, reason, fix)
     size = f", {gpu.total_bytes / 1e9:.0f} GB" if gpu.total_bytes else ""

@@ -59,7 +59,7 @@ def report(run: RunChoice, checks: Sequence[Check]) -> str:
         lines += ["", choice_line(run), "next: " + _next_command(run, checks)]
     else:
         names = ", ".join(check.name for check in failed)
-        lines += ["", f"not fit for the published weights: {names}", "what runs here: talk generate --profile demo"]
+        lines += ["", f"not fit for the published weights: {names}", "what runs here: talk demo"]
     return "\n".join(lines)
 
 

@@ -178,7 +178,7 @@ def suitable_quant(said: Said, console: Console, *, only_parts: bool) -> "weight
     raise InputError(
         f"{run.choice.reasons[0]}, so it can't tell which weights will be used",
         hint="name the card that will run them, as in --profile rtx-4090 (`talk profiles ls` has all), or the form, "
-        "as in --quant fp8. Without a card, `talk generate --profile demo` needs no weights",
+        "as in --quant fp8. Without a card, `talk demo` runs as it is",
     )
 
 

@@ -38,6 +38,8 @@ from infinitalk_cli.models.text_encoder import TextEncoder
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.weights import WeightFiles
 
+EIGHT_BITS = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+
 Device = torch.device | str
 Config = TypeVar("Config")
 NO_LORAS = LoraPlan()
@@ -58,7 +60,8 @@ def build_dit(
     """The video transformer: base, then adapter, then LoRAs in their order.
 
     Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`).
-        quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it.
+        quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it; None for what
+            `files.round_to` says.
         place: may give some of its tensors memory before they are read, see `load_into`; the others go to `device`.
         beside: keep LoRAs beside the weights (`lora_beside.py`) where they are not merged into float32.
         only_reference_keys: see `plan_loras`. on_lora: told what each LoRA file did.
@@ -78,7 +81,7 @@ def build_dit(
         device=device,
         loras=plan,
         beside=beside,
-        quantize_to=quantize_to,
+        quantize_to=quantize_to or EIGHT_BITS.get(files.round_to),
         place=place,
     )
     if on_lora is not None:

@@ -27,7 +27,7 @@ TextEncoderPlace = Literal["auto", "gpu", "stream", "cpu"]
 VaeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoraMode = Literal["merge", "beside"]
 
-SHIFT_OF_SIZE: dict[Size, float] = {"480": 7.0, "720": 11.0, "demo": 7.0}
+SHIFT_OF_SIZE: dict[Size, float] = {"480": 7.0, "720": 11.0, "demo": 3.0}
 """Schedule shift that the models were tuned for, by bucket set."""
 
 
@@ -45,7 +45,7 @@ class Profile:
     "auto" where they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on
     the CPU; "auto" is whole where there is room and no streaming was asked for, else streamed. `lora_mode`: whether
     LoRAs are added to the weights or kept beside them; `lora_parameters`: in those kept beside, 0 until they are known.
-    `demo_weights`: runs on the small weights that the package makes by itself unless a weights folder is named.
+    `demo_weights`: runs on the small weights that the package brings along unless a weights folder is named.
     """
 
     name: str
@@ -103,11 +103,14 @@ PROFILES: tuple[Profile, ...] = (
     Profile("default", "the models' own settings: 480 sizes, 40 steps, bfloat16 on a GPU"),
     Profile(
         name="demo",
-        description="every stage in seconds on a CPU, with small weights made on the spot",
+        description="every stage in seconds on a CPU, with the small weights that come with the package",
         size="demo",
         chunk_frames=33,
         multitalk_motion_frames=9,
-        num_steps=3,
+        num_steps=8,
+        shift=3.0,
+        text_guidance_scale=1.0,
+        audio_guidance_scale=1.0,
         demo_weights=True,
     ),
     Profile("rtx-5090", "32 GB, computes in fp8", quant="fp8"),

@@ -172,7 +172,8 @@ def refuse_gpuless(run: RunChoice) -> None:
     if run.base.demo_weights and run.said.value("profile", AUTO) == AUTO:
         raise EnvironmentUnfitError(
             f"{run.choice.reasons[0]}, and the published weights need one",
-            hint="--profile demo runs here, with small weights of its own; `talk doctor` says what is missing",
+            hint="--profile demo runs here, on small weights that know drawn people alone; "
+            "`talk doctor` says what is missing",
         )
 
 
@@ -195,7 +196,7 @@ def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTC
         return
     hint = remedy(profile, run.hardware, run.gpu) if run.gpu else "--profile demo fits: small weights of its own"
     if profile.demo_weights:
-        hint = "without --weights-dir the demo makes small weights of its own, which fit"
+        hint = "without --weights-dir the demo runs on small weights of its own, which fit"
     raise DoesNotFitError(f"the {profile.name} profile {shortfall}", hint=hint)
 
 

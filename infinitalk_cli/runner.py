@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from infinitalk_cli.convert_when_it_pays import convert_what_pays
-from infinitalk_cli.demo import ensure_demo_weights
+from infinitalk_cli.demo_package import locate_demo
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job
@@ -258,9 +258,12 @@ def place_speakers(job: Job, reference: Reference) -> torch.Tensor | None:
 
 
 def find_weights(request: GenerateRequest) -> WeightFiles:
-    """The weight files of the run; the demo's are made when they are not there yet."""
+    """The weight files of the run."""
+    if request.weights_dir is None:
+        speakers, quant = request.job.num_speakers, request.profile.quant
+        return locate_demo(num_speakers=speakers, engine=request.engine, quant=quant)
     return locate(
-        request.weights_dir or ensure_demo_weights(),
+        request.weights_dir,
         num_speakers=request.job.num_speakers,
         quant=request.profile.quant,
         engine=request.engine,

@@ -48,7 +48,8 @@ class WeightFiles:
     """The files of one run, all there.
 
     `dit_shards`: the base transformer's shards, or the one file that holds base and adapter; then `adapter` is
-    None. `quant`, `text_encoder_quant`: the form of the transformer and of the text encoder, chosen apart.
+    None. `quant`, `text_encoder_quant`: the form of the transformer and of the text encoder, chosen apart. `round_to`:
+    the form into which a plain transformer is rounded while it is read.
     """
 
     dit_config: Path
@@ -64,6 +65,7 @@ class WeightFiles:
     audio_encoder: Path
     audio_encoder_config: Path
     audio_preprocessor_config: Path
+    round_to: Quant = "none"
 
 
 def find_weights_dir(flag: Path | None) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from infinitalk_cli import hub as hub_module
+from infinitalk_cli.demo import ensure_demo_weights
+from infinitalk_cli.demo_package import ENVIRONMENT_VARIABLE as DEMO_WEIGHTS
 from tests.hub_server import HubServer
 from tests.hub_tree import fill, use_hub
 
@@ -17,6 +19,14 @@ def _no_prompt_cache() -> Iterator[None]:  # pyright: ignore[reportUnusedFunctio
     """Runs neither use nor leave anything of the user's; a test of the cache names a folder of its own."""
     with pytest.MonkeyPatch.context() as session:
         session.setenv("TALK_PROMPT_CACHE", "")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_demo_weights() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """The demo runs on random networks that are smaller than the packaged ones; tests of these unset the variable."""
+    with pytest.MonkeyPatch.context() as session:
+        session.setenv(DEMO_WEIGHTS, str(ensure_demo_weights()))
         yield
 
 

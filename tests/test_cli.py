@@ -109,11 +109,11 @@ def test_a_job_file_becomes_a_video_and_stdout_is_its_path(desk: Path, engine: E
 def test_stderr_tells_the_choices_the_progress_and_the_next_command(desk: Path, engine: Engine) -> None:
     result = generate("job.json")
     for part in (
-        "1 speaker from face.png, demo profile, 3 steps, seed 42 -> output.mp4",
+        "1 speaker from face.png, demo profile, 8 steps, seed 42 -> output.mp4",
         "note: from the engine",
         "[  0%] video: chunk 1/1",
         "2.80 s of 64 x 96 at 25 fps, made in 0:09 with the demo weights",
-        "next: talk download",
+        "next: talk doctor",
     ):
         assert part in result.stderr
     assert all(len(line) <= 80 for line in result.stderr.splitlines())

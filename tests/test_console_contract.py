@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from infinitalk_cli.main import app
 
-TAKES_A_WHILE = {"generate", "bench", "download", "weights convert", "weights import", "weights verify"}
+TAKES_A_WHILE = {"generate", "demo", "bench", "download", "weights convert", "weights import", "weights verify"}
 
 
 def commands(command: Any, *names: str) -> Iterator[tuple[str, Any]]:

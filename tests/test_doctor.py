@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from infinitalk_cli import doctor_reports
 from infinitalk_cli.doctor import Check, Examination, Packages, download_bytes, examine, is_fit, read_packages
 from infinitalk_cli.doctor_cuda import check_cuda
-from infinitalk_cli.doctor_deep import make_demo_video, run_probes, write_picture, write_sound
+from infinitalk_cli.doctor_deep import make_demo_video, run_probes
 from infinitalk_cli.doctor_online import check_hub
 from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, parse_version
 from infinitalk_cli.doctor_reports import check_line, fix_script
@@ -65,7 +65,7 @@ def test_a_machine_that_can_run_is_fit_also_before_the_download(name: str) -> No
 @pytest.mark.parametrize(
     ("name", "check", "fix"),
     [
-        ("no-gpu-laptop", "gpu", "talk generate --profile demo"),
+        ("no-gpu-laptop", "gpu", "talk demo"),
         ("driver-mismatch", "driver", "sudo reboot"),
         ("rtx4060-laptop-8gb", "ram", "close other programs"),
         ("a10g-docker", "ram", "raise the memory limit of the container"),
@@ -260,20 +260,6 @@ def test_a_demo_that_fails_says_why() -> None:
     check = make_demo_video({"PATH": "", "PYTHONPATH": str(Path(__file__).parents[1])}, "tpu")
     assert (check.ok, check.required) == (False, True)
     assert "exit code 2: error: --device must be" in check.detail
-
-
-def test_the_demos_inputs_can_be_read(tmp_path: Path) -> None:
-    import wave
-
-    from PIL import Image
-
-    write_picture(tmp_path / "a.png")
-    write_sound(tmp_path / "a.wav")
-    with Image.open(tmp_path / "a.png") as picture:
-        picture.load()
-        assert (picture.size, picture.mode) == ((96, 96), "RGB")
-    with wave.open(str(tmp_path / "a.wav")) as sound:
-        assert (sound.getframerate(), sound.getnframes()) == (16_000, 16_000)
 
 
 def test_a_hub_that_does_not_answer_is_a_note() -> None:

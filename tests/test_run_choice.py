@@ -322,4 +322,4 @@ def test_the_demo_on_named_weights_says_so(desk: Path, talk_on: Talk) -> None:
     result = talk_on("no-gpu-laptop", *DRY, "--profile", "demo", "--weights-dir", "weights")
     assert "--weights-dir is named, so the demo's settings run on the weights in that folder" in result.stderr
     assert result.exit_code == 6
-    assert "hint: without --weights-dir the demo makes small weights of its own, which fit" in result.stderr
+    assert "hint: without --weights-dir the demo runs on small weights of its own, which fit" in result.stderr

@@ -166,7 +166,7 @@ def test_a_strip_is_refused_before_it_is_scaled(tmp_path: Path, size: tuple[int,
 
 def test_a_thin_picture_is_still_taken(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 100)).save(tmp_path / "thin.png")
-    assert open_reference(tmp_path / "thin.png", BUCKETS["demo"], is_video=False).crop.height == 64
+    assert open_reference(tmp_path / "thin.png", BUCKETS["demo"], is_video=False).crop.height == 96
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""`talk demo`: what it takes from the package, what it takes from the user, and what it speaks texts with."""
+
+from __future__ import annotations
+
+import sys
+import wave
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from infinitalk_cli import demo_command, espeak
+from infinitalk_cli.demo_command import DemoOptions, prepare_demo
+from infinitalk_cli.demo_package import PORTRAIT, SENTENCE, locate_demo
+from infinitalk_cli.errors import EnvironmentUnfitError, InputError, MediaError
+from infinitalk_cli.main import app
+from infinitalk_cli.memory.quant import QuantizedLinear
+from infinitalk_cli.networks import build_dit
+
+SPEAKER = """#!{python}
+import sys, wave
+text = sys.stdin.read()
+if "fail" in text:
+    sys.exit("the voice is gone")
+with wave.open(sys.argv[sys.argv.index("-w") + 1], "wb") as file:
+    file.setparams((1, 2, 22050, 0, "NONE", ""))
+    file.writeframes(bytes(2 * 220 * len(text.strip(" ."))))
+"""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without weights, on a machine with a program that speaks, and without Kokoro."""
+    program = tmp_path / "espeak-ng"
+    program.write_text(SPEAKER.format(python=sys.executable))
+    program.chmod(0o755)
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "no-weights"))
+    monkeypatch.setattr(espeak.shutil, "which", lambda name: str(program))
+    return desk
+
+
+def talk_demo(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["demo", *arguments])
+
+
+def test_the_package_has_a_small_portrait_and_a_sentence_of_four_seconds() -> None:
+    with Image.open(PORTRAIT) as picture:
+        assert picture.size == (512, 512)
+    with av.open(str(SENTENCE)) as container:
+        assert container.duration is not None
+        assert container.duration / av.time_base == pytest.approx(4.0, abs=0.1)
+    assert PORTRAIT.stat().st_size + SENTENCE.stat().st_size < 200_000
+
+
+def test_without_a_word_the_packages_portrait_says_its_sentence(desk: Path) -> None:
+    request = prepare_demo(DemoOptions()).request
+    assert (request.job.reference, request.job.speakers[0].audio) == (PORTRAIT, SENTENCE)
+    assert (request.output, request.profile.name, request.weights_dir) == (Path("talk-demo.mp4"), "demo", None)
+
+
+def test_a_video_is_made_and_its_path_is_all_that_stdout_has(desk: Path) -> None:
+    result = talk_demo("--max-seconds", "0.2")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "talk-demo.mp4\n"
+    assert "next: talk " in result.stderr
+    with av.open("talk-demo.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+
+
+def test_an_output_that_is_there_is_kept(desk: Path) -> None:
+    (desk / "talk-demo.mp4").write_bytes(b"precious")
+    result = talk_demo()
+    assert result.exit_code == 2
+    assert "talk-demo.mp4 is already there: --overwrite replaces it" in result.stderr
+    assert (desk / "talk-demo.mp4").read_bytes() == b"precious"
+
+
+def test_a_text_is_spoken_beside_the_output(desk: Path) -> None:
+    request = prepare_demo(DemoOptions(text="Good morning.", output=Path("new/a.mp4"))).request
+    (speaker,) = request.job.speakers
+    assert (speaker.audio, speaker.text) == (Path("new/a.wav"), None)
+    assert request.job.reference == PORTRAIT
+    with wave.open("new/a.wav") as sound:
+        assert sound.getnframes() == 220 * len("Good morning")
+    assert [path.name for path in Path("new").iterdir()] == ["a.wav"]
+
+
+def test_speech_that_is_there_is_kept(desk: Path) -> None:
+    Path("a.wav").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"a\.wav, where the spoken text is kept, is already there"):
+        prepare_demo(DemoOptions(text="Good morning.", output=Path("a.mp4")))
+    assert Path("a.wav").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("A", InputError, "nothing is heard"),
+        ("  ", InputError, "no words"),
+        ("(s1) Hello. (s2) Hello.", InputError, "speaks for one alone"),
+        ("I fail.", MediaError, "the voice is gone"),
+    ],
+)
+def test_what_can_t_be_spoken_is_told_and_leaves_nothing(
+    desk: Path, text: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        prepare_demo(DemoOptions(text=text))
+    assert list(desk.iterdir()) == []
+
+
+def test_nothing_to_speak_with_names_what_to_install(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(espeak.shutil, "which", lambda name: None)
+    with pytest.raises(EnvironmentUnfitError, match="neither Kokoro with its voices nor espeak-ng") as caught:
+        prepare_demo(DemoOptions(text="Hello."))
+    for command in ("apt-get install espeak-ng", "pip install 'infinitalk-cli[tts]'", "talk download --only tts"):
+        assert command in caught.value.hint
+
+
+def test_kokoro_speaks_where_it_is_there(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_command, "voice_files", lambda *_: None)
+    monkeypatch.setattr(demo_command, "prepare_run", lambda options: options)
+    assert prepare_demo(DemoOptions(text="Hello.")) == DemoOptions(text="Hello.", image=PORTRAIT)
+
+
+@pytest.mark.parametrize("quant", ["fp8", "int8"])
+def test_the_demos_transformer_is_rounded_on_the_way_in(quant: str) -> None:
+    plain = build_dit(locate_demo(num_speakers=1), dtype=torch.float32)
+    files = replace(locate_demo(num_speakers=1), round_to=quant)  # pyright: ignore[reportArgumentType]
+    rounded = build_dit(files, dtype=torch.float32)
+    layer, exact = rounded.get_submodule("blocks.0.ffn.0"), plain.get_submodule("blocks.0.ffn.0")
+    assert isinstance(layer, QuantizedLinear)
+    given = torch.from_numpy(np.random.default_rng(0).standard_normal((3, plain.config.dim), np.float32))
+    error = (layer(given) - exact(given)).std() / exact(given).std()
+    assert 1e-4 < float(error) < 0.05
