@@ -23,6 +23,7 @@ from rich.table import Table
 from infinitalk_cli import __version__
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError, OutOfGpuMemoryError
 from infinitalk_cli.measure import (
+    ATTENTIONS,
     Ceilings,
     Measured,
     PassSetting,
@@ -34,6 +35,7 @@ from infinitalk_cli.measure import (
     measure_pass,
     measure_vae,
 )
+from infinitalk_cli.measure_attention import measure_attention
 from infinitalk_cli.measure_encoders import (
     measure_audio,
     measure_first_pass,
@@ -54,7 +56,7 @@ SINGLE: dict[str, Callable[[Workload, Stopwatch], Measured]] = {
     "color": measure_color,
 }
 """Stages that give one figure each."""
-STAGES = (*SINGLE, "vae", "ceilings")
+STAGES = (*SINGLE, "vae", "attention", "ceilings")
 """What can be asked for beside settings of the transformer."""
 TINY = Workload(height=32, width=48, num_frames=9, is_tiny=True)
 
@@ -107,16 +109,19 @@ def run_bench(
 def parse_setting(name: str) -> PassSetting:
     """`fp8-streamed` and the like. Raises: InputError: with what there is."""
     weights, *more = name.replace("two-speakers", "two").split("-")
-    if weights not in get_args(Weights) or not set(more) <= {"streamed", "plain", "attention8", "two"}:
+    attentions = [part for part in more if part in ATTENTIONS]
+    known = {"streamed", "plain", "two", *ATTENTIONS}
+    if weights not in get_args(Weights) or not set(more) <= known or len(attentions) > 1:
         raise InputError(
             f"nothing to measure is called {name!r}",
-            hint=f"{', '.join(STAGES)}, or bf16, fp8, int8 with any of -streamed, -plain, -attention8, -two-speakers",
+            hint=f"{', '.join(STAGES)}, or bf16, fp8, int8 with any of -streamed, -plain, -two-speakers, and one of "
+            + ", ".join(f"-{attention}" for attention in ATTENTIONS),
         )
     return PassSetting(
         weights=cast("Weights", weights),
         streamed="streamed" in more,
         plain="plain" in more,
-        attention8="attention8" in more,
+        attention="".join(attentions),
         num_speakers=2 if "two" in more else 1,
     )
 
@@ -126,6 +131,8 @@ def _measure(name: str, setting: PassSetting | None, work: Workload, watch: Stop
         yield measure_pass(setting, work, watch)
     elif name == "ceilings":
         yield from Ceilings(work, watch).measure()
+    elif name == "attention":
+        yield from measure_attention(work, watch)
     elif name in SINGLE:
         yield SINGLE[name](work, watch)
     else:

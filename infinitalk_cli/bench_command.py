@@ -20,8 +20,9 @@ class BenchOptions(ProgressOptions):
         list[str] | None,
         typer.Argument(
             metavar="[WHAT]...",
-            help="A stage: first-pass, load, text, image, audio, vae, color, ceilings. Or a way to run the "
-            "transformer: bf16, fp8, int8, each with any of -streamed, -plain, -attention8, -two-speakers.",
+            help="A stage: first-pass, load, text, image, audio, vae, color, attention, ceilings. Or a way to "
+            "run the transformer: bf16, fp8, int8, each with any of -streamed, -plain, -two-speakers, and one of the "
+            "8-bit attentions: -attention8 (cuDNN), -qk8 or -qkv8 (int8 scores; fp8 values too).",
             show_default="ceilings bf16 fp8",
         ),
     ] = None

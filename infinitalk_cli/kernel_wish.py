@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.models.attention import Kernel, attention, chosen_kernels, use_kernel
+from infinitalk_cli.models.attention import Kernel, Wish, attention, chosen_kernels, use_kernel
 from infinitalk_cli.profiles import Attention
 
 KERNELS: dict[Attention, tuple[Kernel, ...]] = {
@@ -28,11 +28,15 @@ KERNELS: dict[Attention, tuple[Kernel, ...]] = {
     "cudnn": ("cudnn",),
     "sage": ("sage",),
     "fp8": ("cudnn-fp8",),
+    "int8": ("int8-fp8", "int8"),
+    "8bit": (),
 }
-"""What serves a wish, the best first."""
+"""What serves a wish, the best first; nothing where the fastest is to be found."""
 
-EXAMPLE = (1, 512, 2, 128)
-"""Batch, tokens, heads and head width of the example; the width is that of the published networks."""
+EXAMPLE = (1, 500, 2)
+"""Batch, tokens and heads of the example."""
+PUBLISHED_WIDTH = 128
+"""The width of a head in the published networks."""
 TOLERANCE = 0.2
 """Largest difference of a kernel that works, relative to the largest value; the inexact ones stay well below."""
 
@@ -45,7 +49,8 @@ def attention_of_run(
 
     Raises: WeightsError: in the first pass, if no kernel makes numbers of it.
     """
-    kernel = wished_kernel(wish, device, on_note)
+    config = getattr(dit, "config", None)
+    kernel = wished_kernel(wish, device, on_note, config.head_dim if config else PUBLISHED_WIDTH)
     with ExitStack() as settled:
         settled.enter_context(use_kernel(kernel))
 
@@ -73,24 +78,28 @@ def attention_of_run(
         yield
 
 
-def kernel_names(wished: Kernel | None) -> str:
+def kernel_names(wished: Wish) -> str:
     """What computes: the kernel that was wished for, or those found to be the fastest so far."""
-    if wished is not None:
+    if wished is not None and wished != "8bit":
         return wished
     found = sorted(set(chosen_kernels().values()))
     return f"{' and '.join(found)} (the fastest here)" if found else "torch"
 
 
-def wished_kernel(wish: Attention, device: torch.device, on_note: Callable[[str], None]) -> Kernel | None:
-    """The kernel to use for a wish, None to find the fastest; `on_note` hears when a wish can't be met."""
+def wished_kernel(
+    wish: Attention, device: torch.device, on_note: Callable[[str], None], width: int = PUBLISHED_WIDTH
+) -> Wish:
+    """What `use_kernel` is to be told for a wish; `on_note` hears when it can't be met. `width`: of a head."""
     if wish == "auto":
         return None
     if device.type != "cuda":
         on_note(f"note: --attention {wish} has no effect on the CPU")
         return None
+    if wish == "8bit":
+        return "8bit"
     reasons: list[str] = []
     for kernel in KERNELS[wish]:
-        reason = why_unusable(kernel, device)
+        reason = why_unusable(kernel, device, width)
         if not reason:
             return kernel
         reasons.append(f"{kernel}: {reason}")
@@ -98,10 +107,10 @@ def wished_kernel(wish: Attention, device: torch.device, on_note: Callable[[str]
     return None
 
 
-def why_unusable(kernel: Kernel, device: torch.device) -> str:
+def why_unusable(kernel: Kernel, device: torch.device, width: int = PUBLISHED_WIDTH) -> str:
     """What keeps a kernel from computing on the device, "" if nothing does."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(EXAMPLE, generator=generator).to(device, torch.bfloat16) for _ in range(3))
+    q, k, v = (torch.randn(*EXAMPLE, width, generator=generator).to(device, torch.bfloat16) for _ in range(3))
     with use_kernel("torch"):
         expected = attention(q, k, v).float()
     try:

@@ -24,7 +24,7 @@ from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.memory.quant_matmul import best_product, quantize_activations
-from infinitalk_cli.models.attention import attention, use_kernel
+from infinitalk_cli.models.attention import Kernel, attention, use_kernel
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.encoder_config import VAEConfig
@@ -39,6 +39,8 @@ TINY_DIT = DiTConfig(dim=64, ffn_dim=128, freq_dim=32, num_heads=2, num_layers=3
 TINY_VAE = VAEConfig(dim=8, z_dim=16, stage_dims=(8, 8, 16, 16), halves_time=(False, True, True), num_res_blocks=1)
 
 Weights = Literal["bf16", "fp8", "int8"]
+ATTENTIONS: dict[str, Kernel] = {"attention8": "cudnn-fp8", "qk8": "int8", "qkv8": "int8-fp8"}
+"""8-bit attentions by the names that settings have for them."""
 EIGHT_BIT = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 
 
@@ -46,13 +48,13 @@ EIGHT_BIT = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 class PassSetting:
     """One way to run the transformer.
 
-    `streamed`: no block stays on the GPU. `plain`: without fused operations. `attention8`: self-attention in fp8.
+    `streamed`: no block stays on the GPU. `plain`: without fused operations. `attention`: the name of an 8-bit one.
     """
 
     weights: Weights
     streamed: bool = False
     plain: bool = False
-    attention8: bool = False
+    attention: str = ""
     num_speakers: int = 1
 
     @property
@@ -63,7 +65,7 @@ class PassSetting:
             self.weights
             + "-streamed" * self.streamed
             + "-plain" * self.plain
-            + "-attention8" * self.attention8
+            + (f"-{self.attention}" if self.attention else "")
             + speakers
         )
 
@@ -167,7 +169,7 @@ def ready_dit(setting: PassSetting, device: torch.device, *, is_tiny: bool) -> G
         offloader = BlockOffloader(list(dit.blocks), device)
         note = "" if offloader.is_pinned else "RAM is not locked"
         stage = StreamedStage(dit, offloader).running()
-    kernel = use_kernel("cudnn-fp8" if setting.attention8 else None)
+    kernel = use_kernel(ATTENTIONS[setting.attention] if setting.attention else None)
     with stage, kernel, plain_forms() if setting.plain else nullcontext():
         yield dit, note
 

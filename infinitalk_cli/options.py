@@ -170,7 +170,8 @@ class MainOptions(ProgressOptions):
     attention: Annotated[
         Attention | None,
         machine_option(
-            help="Attention kernel. sage and fp8 are faster and less exact.", show_default="auto: the fastest exact one"
+            help="Attention kernel. 8bit is the fastest there is, less exact; int8, fp8 and sage name one.",
+            show_default="auto: the fastest exact one",
         ),
     ] = None
     vae_dtype: Annotated[

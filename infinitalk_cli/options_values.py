@@ -47,8 +47,10 @@ class Attention(str, Enum):
     sdpa = "sdpa"
     flash = "flash"
     cudnn = "cudnn"
-    sage = "sage"
+    eight_bit = "8bit"
+    int8 = "int8"
     fp8 = "fp8"
+    sage = "sage"
 
 
 class VaeTiling(str, Enum):

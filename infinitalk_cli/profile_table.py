@@ -21,7 +21,7 @@ Quant = Literal["none", "fp8", "int8"]
 Size = Literal["480", "720", "demo"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 PresetName = Literal["quality", "balanced", "fast"]
-Attention = Literal["auto", "sdpa", "flash", "cudnn", "sage", "fp8"]
+Attention = Literal["auto", "sdpa", "flash", "cudnn", "8bit", "int8", "fp8", "sage"]
 VaeTiling = Literal["auto", "on", "off"]
 TextEncoderPlace = Literal["auto", "gpu", "stream", "cpu"]
 VaeDtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -40,12 +40,13 @@ class Profile:
     denoised at once and those carried into the next chunk, both 4n + 1; MultiTalk carries `multitalk_motion_frames`.
     Guidance scales: 1.0 means off. `lora`: a published speed LoRA by name, "" for none. `dtype` "auto": bfloat16 on a
     GPU, float32 on a CPU. `attention`: the kernel of the transformer's attention; "auto" is the fastest exact one,
-    "sage" and "fp8" are inexact. `vae_dtype`: of the video VAE on a GPU; "auto" is float32 where it and the whole
-    transformer find room, else bfloat16. `vae_tiling`: whether pictures are decoded in tiles, which takes less memory;
-    "auto" where they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on
-    the CPU; "auto" is whole where there is room and no streaming was asked for, else streamed. `lora_mode`: whether
-    LoRAs are added to the weights or kept beside them; `lora_parameters`: in those kept beside, 0 until they are known.
-    `demo_weights`: runs on the small weights that the package brings along unless a weights folder is named.
+    "8bit" the fastest of all; "int8", "fp8" and "sage" are inexact, as 8 bits are. `vae_dtype`: of the video VAE on a
+    GPU; "auto" is float32 where it and the whole transformer find room, else bfloat16. `vae_tiling`: whether pictures
+    are decoded in tiles, which takes less memory; "auto" where they would not fit otherwise. `text_encoder`: whole on
+    the GPU, streamed to it block by block, or on the CPU; "auto" is whole where there is room and no streaming was
+    asked for, else streamed. `lora_mode`: whether LoRAs are added to the weights or kept beside them;
+    `lora_parameters`: in those kept beside, 0 until they are known. `demo_weights`: runs on the small weights that the
+    package brings along unless a weights folder is named.
     """
 
     name: str

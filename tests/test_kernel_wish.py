@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from infinitalk_cli import kernel_wish
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.kernel_wish import KERNELS, attention_of_run, why_unusable, wished_kernel
-from infinitalk_cli.models.attention import Kernel, kernel_asked_for
+from infinitalk_cli.models.attention import Kernel, current_wish
 from infinitalk_cli.profiles import Attention
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: Kernel) -> None:
-    def reason(kernel: Kernel, device: torch.device) -> str:
+    def reason(kernel: Kernel, device: torch.device, width: int) -> str:
         return f"{kernel} is not installed" if kernel in missing else ""
 
     monkeypatch.setattr(kernel_wish, "why_unusable", reason)
@@ -68,8 +68,8 @@ def test_on_a_cpu_a_wish_is_told_to_have_no_effect() -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (lambda: torch.zeros(1, 512, 2, 128), "its result is wrong by"),
-        (lambda: torch.full((1, 512, 2, 128), torch.nan), "its result is wrong by"),
+        (lambda: torch.zeros(1, 500, 2, 128), "its result is wrong by"),
+        (lambda: torch.full((1, 500, 2, 128), torch.nan), "its result is wrong by"),
         (
             lambda: (_ for _ in ()).throw(ModuleNotFoundError("x", name="sageattention")),
             "sageattention is not installed",
@@ -106,7 +106,7 @@ class Pass(nn.Module):
         self.factor, self.plain_factor = factor, plain_factor
 
     def forward(self, x: Tensor, *, times: float) -> Tensor:
-        plain = kernel_asked_for() == "torch"
+        plain = current_wish() == "torch"
         return x * times * (self.plain_factor if plain else self.factor)
 
 
@@ -123,7 +123,7 @@ def test_a_first_pass_without_numbers_is_repeated_with_the_plain_kernel_which_th
         assert [net(torch.ones(1), times=3.0).item() for _ in range(2)] == [3, 3]
     assert len(notes) == 1
     assert "torch's own kernel is used instead" in notes[0]
-    assert kernel_asked_for() is None
+    assert current_wish() is None
     assert net(torch.ones(1), times=3.0).isnan()  # no trace is left on the network
 
 

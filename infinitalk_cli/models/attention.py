@@ -4,7 +4,8 @@ Every attention of the transformer is plain softmax attention without a mask, so
 kernel is fastest depends on the GPU, the versions of torch and cuDNN and on what else is installed, by more than 1.5
 times. So on a GPU the first call in half precision times the candidates on a part of its own tensors, checks each
 against torch's default, and the winner serves the rest of the process: one choice for long rows of keys, one for short
-ones. `use_kernel` settles it by hand. Kernels that are not exact are never chosen, only asked for.
+ones. `use_kernel` settles it by hand. Kernels that are not exact take part only where that is asked for ("8bit"), or
+are named.
 
 On a CPU, in float32 and for what a kernel can't take, torch chooses.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -25,11 +26,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Kernel = Literal["torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn", "sage", "cudnn-fp8"]
+from infinitalk_cli.models.attention_int8 import WIDTHS as INT8_WIDTHS
+from infinitalk_cli.models.attention_int8 import attention_int8
+
+Kernel = Literal[
+    "torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn", "sage", "cudnn-fp8", "int8", "int8-fp8"
+]
 """torch: its own choice. cudnn, flash, efficient: torch's kernels by name. flash-attn-3, flash-attn: the packages.
-Not exact, opt-in: sage, 8 bits; cudnn-fp8, 6 % off, for self-attention alone (`attention_fp8.py`)."""
+Not exact, opt-in: sage, 8 bits, the package; cudnn-fp8 (`attention_fp8.py`); int8 and int8-fp8, which has values in fp8
+too (`attention_int8.py`). The last three are for self-attention alone."""
+
+Wish = Kernel | Literal["8bit"] | None
+"""A kernel by name, the fastest with those in 8 bits among them, or the fastest exact one."""
 
 EXACT: tuple[Kernel, ...] = ("torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn")
+EIGHT_BIT: tuple[Kernel, ...] = ("int8-fp8", "int8", "cudnn-fp8", "sage")
 
 _HALF = (torch.bfloat16, torch.float16)
 _FUSED_HEAD_DIM = 256
@@ -40,8 +51,10 @@ _SAMPLE = 8192
 """Tokens to time kernels with."""
 _TOLERANCE = 0.02
 """Largest difference to torch's own choice, relative to the largest value, of a kernel that counts as exact."""
+_TOLERANCE_8_BIT = 0.2
+"""The same of one in 8 bits that works."""
 
-_wish: ContextVar[Kernel | None] = ContextVar("attention_kernel", default=None)
+_wish: ContextVar[Wish] = ContextVar("attention_kernel", default=None)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -54,8 +67,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @contextmanager
-def use_kernel(kernel: Kernel | None) -> Generator[None]:
-    """Inside, this kernel computes wherever it can; None lets the fastest exact one be found."""
+def use_kernel(kernel: Wish) -> Generator[None]:
+    """Inside, this kernel computes wherever it can; None lets the fastest exact one be found, "8bit" the fastest."""
     token = _wish.set(kernel)
     try:
         yield
@@ -63,12 +76,7 @@ def use_kernel(kernel: Kernel | None) -> Generator[None]:
         _wish.reset(token)
 
 
-def kernel_asked_for() -> Kernel | None:
-    """The kernel of `use_kernel`, None if the fastest is to be found."""
-    return _wish.get()
-
-
-def current_wish() -> Kernel | None:
+def current_wish() -> Wish:
     """What `use_kernel` has settled."""
     return _wish.get()
 
@@ -78,15 +86,25 @@ def kernel_for(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
     if not q.is_cuda or q.dtype not in _HALF or q.shape[-1] > _FUSED_HEAD_DIM or q.requires_grad:
         return "torch"
     wish = _wish.get()
-    if wish is not None and (wish != "cudnn-fp8" or q.shape == k.shape):
+    if wish is not None and wish != "8bit" and can_serve(wish, q, k):
         return wish
-    kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT)
+    kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT, wish == "8bit")
     if kind not in _chosen:
-        _chosen[kind] = fastest(q[:1, :_SAMPLE], k[:1, :_SAMPLE], v[:1, :_SAMPLE])
+        sample = q[:1, :_SAMPLE], k[:1, :_SAMPLE], v[:1, :_SAMPLE]
+        _chosen[kind] = fastest(*sample, among=EXACT + EIGHT_BIT if wish == "8bit" else EXACT)
     return _chosen[kind]
 
 
-_chosen: dict[tuple[torch.device, torch.dtype, int, bool], Kernel] = {}
+def can_serve(kernel: Kernel, q: Tensor, k: Tensor) -> bool:
+    """Whether a kernel is for such tensors: those of our own in 8 bits are for self-attention."""
+    if kernel == "cudnn-fp8":
+        return q.shape == k.shape
+    if kernel in ("int8", "int8-fp8"):  # some of the tokens with all of them will do
+        return q.shape[-1] in INT8_WIDTHS and (q.shape == k.shape or k.shape[1] > _SHORT)
+    return True
+
+
+_chosen: dict[tuple[torch.device, torch.dtype, int, bool, bool], Kernel] = {}
 """The winners so far. Kept for the process: a second choice could differ, and with it the last bits of a video."""
 
 
@@ -94,23 +112,26 @@ def chosen_kernels() -> dict[str, Kernel]:
     """What was chosen so far, for the log: `{"cuda:0 bfloat16 long": "cudnn"}`."""
     return {
         f"{device} {str(dtype).removeprefix('torch.')} {'short' if short else 'long'}": kernel
-        for (device, dtype, _, short), kernel in _chosen.items()
+        for (device, dtype, _, short, _), kernel in _chosen.items()
     }
 
 
-def fastest(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
-    """The fastest exact kernel for these tensors on their GPU; "torch" if no other works and is faster."""
+def fastest(q: Tensor, k: Tensor, v: Tensor, among: Sequence[Kernel] = EXACT) -> Kernel:
+    """The fastest right kernel for these tensors on their GPU; "torch" if no other works and is faster."""
     expected = _CALLS["torch"](q, k, v).float()
-    limit = _TOLERANCE * expected.abs().amax()
+    largest = expected.abs().amax()
     times: dict[Kernel, float] = {}
-    for kernel in EXACT:
+    for kernel in among:
+        if not can_serve(kernel, q, k):
+            continue
+        limit = largest * (_TOLERANCE_8_BIT if kernel in EIGHT_BIT else _TOLERANCE)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's reasons why a kernel can't serve
                 is_right = (_CALLS[kernel](q, k, v).float() - expected).abs().amax() <= limit
                 if is_right:
                     times[kernel] = _seconds(lambda call=_CALLS[kernel]: call(q, k, v), q.device)
-        except (ImportError, RuntimeError, TypeError, AttributeError):
+        except Exception:
             continue  # not installed, not for this GPU, or a version with another interface
     return min(times, key=lambda kernel: times[kernel]) if times else "torch"
 
@@ -161,6 +182,13 @@ def _cudnn_fp8(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _function("infinitalk_cli.models.attention_fp8", "attention_fp8")(q, k, v)
 
 
+def _int8(*, fp8_values: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention_int8(q, k, v, fp8_values=fp8_values)
+
+    return call
+
+
 _CALLS: dict[Kernel, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "torch": _torch,
     "cudnn": _torch_with("CUDNN_ATTENTION"),
@@ -170,4 +198,6 @@ _CALLS: dict[Kernel, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "flash-attn": _flash_attn,
     "sage": _sage,
     "cudnn-fp8": _cudnn_fp8,
+    "int8": _int8(fp8_values=False),
+    "int8-fp8": _int8(fp8_values=True),
 }

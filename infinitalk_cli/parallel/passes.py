@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infinitalk_cli.models.attention import Kernel, current_wish
+from infinitalk_cli.models.attention import Wish, current_wish
 from infinitalk_cli.models.dit import BlockResidual
 
 
@@ -28,11 +28,11 @@ from infinitalk_cli.models.dit import BlockResidual
 class PassMessage:
     """One pass. `call`: the pickled arguments without tensors. `residual`: its number, and whether it is used again.
 
-    `kernel`: the attention to use, None for the fastest. `gone`: numbers of residuals that nobody needs any more.
+    `kernel`: the attention to use, as `use_kernel` takes it. `gone`: numbers of residuals that nobody needs any more.
     """
 
     call: bytes
-    kernel: Kernel | None
+    kernel: Wish
     residual: tuple[int, bool] | None
     gone: tuple[int, ...]
 
