@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from infinitalk_cli import __version__
 from infinitalk_cli.doctor import Check, Examination, examine, is_fit, read_packages
 from infinitalk_cli.doctor_cuda import check_cuda
+from infinitalk_cli.errors import TalkError
 from infinitalk_cli.hardware import Hardware, detect_hardware
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run, with_weights_there
 from infinitalk_cli.run_reports import choice_line
@@ -19,6 +20,10 @@ from infinitalk_cli.weights import find_weights_dir
 
 COMMANDS = ("talk", "python", "uv", "pip", "sudo", "wsl", "export", "unset")
 """A fix that begins with one of these is a command, any other is advice."""
+
+
+SETTINGS = "settings"
+"""The check of files and variables; while it fails no run starts, not even the demo."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,29 @@ def judge(wish: Wish) -> tuple[Hardware, RunChoice, list[Check]]:
     """Look at the machine and check what a run needs."""
     folder = find_weights_dir(wish.weights_dir)
     hardware = detect_hardware([folder, Path()])
-    run = choose_run(_said(wish.profile, wish.gpu), hardware)
+    run, wrong_settings = choose_by_settings(wish, hardware)
     run = with_weights_there(run, folder, num_speakers=wish.num_speakers)
     found = Examination(hardware, read_packages(), run.choice, folder, num_speakers=wish.num_speakers)
-    checks = examine(found)
+    checks = [*wrong_settings, *examine(found)]
     if run.gpu is not None:
         checks.insert(
             next(i for i, check in enumerate(checks, 1) if check.name == "gpu"), check_cuda(hardware, run.gpu)
         )
     return hardware, run, checks
+
+
+def choose_by_settings(wish: Wish, hardware: Hardware) -> tuple[RunChoice, list[Check]]:
+    """The profile to judge; settings of files and variables that are wrong make a failed check and count for nothing.
+
+    Raises: InputError, EnvironmentUnfitError: for the wish itself.
+    """
+    wished = {"profile": wish.profile, "gpu": wish.gpu}
+    options = {key: Setting(value, f"--{key}") for key, value in wished.items() if value is not None}
+    try:
+        return choose_run(_said({**read_settings(os.environ, Path.cwd()), **options}), hardware), []
+    except TalkError as error:
+        run = choose_run(_said(options), hardware)
+        return run, [Check(SETTINGS, False, True, error.message, error.hint or "correct it there, or take it out")]
 
 
 def env_block_here() -> str:
@@ -58,8 +77,11 @@ def report(run: RunChoice, checks: Sequence[Check]) -> str:
     if not failed:
         lines += ["", choice_line(run), "next: " + _next_command(run, checks)]
     else:
-        names = ", ".join(check.name for check in failed)
-        lines += ["", f"not fit for the published weights: {names}", "what runs here: talk demo"]
+        names = [check.name for check in failed]
+        demo = "what runs here: talk demo"
+        if SETTINGS in names:
+            demo = "nothing runs here until the settings are right"
+        lines += ["", f"not fit for the published weights: {', '.join(names)}", demo]
     return "\n".join(lines)
 
 
@@ -109,14 +131,9 @@ def env_block(hardware: Hardware) -> str:
     return "\n".join(lines)
 
 
-def _said(profile: str | None, gpu: str | None) -> Said:
-    settings = read_settings(os.environ, Path.cwd())
-    for key, value in (("profile", profile), ("gpu", gpu)):
-        if value is not None:
-            settings[key] = Setting(value, f"--{key}")
-    if settings.get("profile") and settings["profile"].value == "demo":
-        settings.pop("profile")  # the doctor judges the published weights
-    return Said(settings)
+def _said(settings: Mapping[str, Setting]) -> Said:
+    """What was said, without a wish for the demo: the doctor judges the published weights."""
+    return Said({key: said for key, said in settings.items() if (key, said.value) != ("profile", "demo")})
 
 
 def _next_command(run: RunChoice, checks: Sequence[Check]) -> str:

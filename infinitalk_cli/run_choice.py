@@ -8,7 +8,8 @@ before anything is loaded if it can't succeed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,12 @@ def choose_run(said: Said, hardware: Hardware) -> RunChoice:
     preset = find_preset(said.value("preset")) if said.value("preset") else None
     gpu_wish = _gpu_wish(said, hardware)
     if base is None and said.device != "cpu":
-        choice = choose_profile(hardware, said.wishes, gpu_wish=gpu_wish, preset=preset)
+        with _gpu_by_origin(said):
+            choice = choose_profile(hardware, said.wishes, gpu_wish=gpu_wish, preset=preset)
         return RunChoice(said, hardware, choice, find_profile(choice.profile.name), preset)
     base = base or find_profile("default")
-    gpu = None if said.device == "cpu" else choose_gpu(hardware, gpu_wish)
+    with _gpu_by_origin(said):
+        gpu = None if said.device == "cpu" else choose_gpu(hardware, gpu_wish)
     settled = settle(base, said.wishes, "infinitetalk", preset)
     why = (
         f"asked for by {said.settings['profile'].origin}" if name != AUTO else "--device cpu: the models' own settings"
@@ -247,6 +250,18 @@ def _demo(said: Said, hardware: Hardware, base: Profile) -> RunChoice:
     settled = settle(base, said.wishes, "infinitetalk")
     gpu = None if said.device == "cpu" else choose_gpu(hardware, _gpu_wish(said, hardware))
     return RunChoice(said, hardware, Choice(settled, gpu, ("small weights of its own",)), base, None)
+
+
+@contextmanager
+def _gpu_by_origin(said: Said) -> Generator[None]:
+    """Name the file or variable that asks for a GPU which can't be had; an option is named already."""
+    try:
+        yield
+    except (InputError, EnvironmentUnfitError) as error:
+        setting = said.settings.get("gpu")
+        if setting is None or setting.origin.startswith("--"):
+            raise
+        raise type(error)(f"{setting.origin}: {error.message}", hint=error.hint) from error
 
 
 def _gpu_wish(said: Said, hardware: Hardware) -> str | None:

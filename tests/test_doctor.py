@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from collections.abc import Mapping
@@ -10,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from infinitalk_cli import doctor_reports
 from infinitalk_cli.doctor import Check, Examination, Packages, download_bytes, examine, is_fit, read_packages
 from infinitalk_cli.doctor_cuda import check_cuda
 from infinitalk_cli.doctor_deep import make_demo_video, run_probes
@@ -20,11 +17,9 @@ from infinitalk_cli.doctor_online import check_hub
 from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, parse_version
 from infinitalk_cli.doctor_reports import check_line, fix_script
 from infinitalk_cli.hardware import Hardware
-from infinitalk_cli.main import app
 from infinitalk_cli.profile_choice import choose_profile
 from infinitalk_cli.profiles import Wishes
 from tests.hardware_fixtures import hardware
-from tests.test_cli import lay_plain_weights
 
 GOOD: dict[str, str | None] = {
     **{name: f"{floor}.99" for name, floor in FLOORS.items()},
@@ -267,72 +262,6 @@ def test_a_hub_that_does_not_answer_is_a_note() -> None:
     assert (check.ok, check.required) == (False, False)
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """A working folder without weights or settings; the machine is put in by `on`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "weights"))
-    monkeypatch.setattr("infinitalk_cli.settings_files.user_config_path", lambda: tmp_path / "none.toml")
-    return monkeypatch
-
-
-def on(machine: pytest.MonkeyPatch, name: str, *arguments: str, **changes: int) -> Result:
-    seen = hardware(name, **changes)  # pyright: ignore[reportArgumentType]
-    machine.setattr(doctor_reports, "detect_hardware", lambda folders=(): seen)
-    machine.setattr(doctor_reports, "read_packages", lambda: Packages(GOOD, (12, 8), ENCODERS))
-    machine.setattr(doctor_reports, "check_cuda", lambda *_: Check("cuda", True, True, "starts"))
-    return CliRunner().invoke(app, ["doctor", *arguments])
-
-
-def test_a_fit_machine_exits_0_and_names_profile_and_next_command(machine: pytest.MonkeyPatch) -> None:
-    result = on(machine, "rtx4090-desktop", free_disk_bytes=10**12)
-    assert result.exit_code == 0
-    assert "rtx-4090 profile: NVIDIA GeForce RTX 4090 has a row of its own" in result.stdout
-    assert "next: talk download --speakers 1 --quant fp8" in result.stdout
-
-
-def test_a_machine_without_a_gpu_exits_3_and_names_the_demo(machine: pytest.MonkeyPatch) -> None:
-    result = on(machine, "no-gpu-laptop", "--json")
-    assert result.exit_code == 3
-    record = json.loads(result.stdout)
-    assert (record["ok"], record["profile"]) == (False, "demo")
-    assert set(record) == {"ok", "profile", "checks"}
-    assert all(set(check) == {"name", "ok", "required", "detail", "fix"} for check in record["checks"])
-
-
-def test_the_form_that_was_downloaded_is_judged_as_a_run_would_take_it(
-    machine: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    lay_plain_weights(tmp_path / "weights")
-    result = on(machine, "rtx4090-desktop", available_ram_bytes=60 * 10**9)
-    assert "bfloat16 weights are there, others are not" in result.stdout
-
-
-def test_fix_prints_a_script_and_runs_nothing(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    result = on(machine, "driver-mismatch", "--fix")
-    assert result.stdout.startswith("#!/bin/sh\nset -e\n")
-    assert "sudo reboot" in result.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_profile_can_be_judged(machine: pytest.MonkeyPatch) -> None:
-    result = on(machine, "rtx3060-12gb", "--profile", "default", free_disk_bytes=10**12)
-    assert result.exit_code == 3
-    assert "FAIL ram" in result.stdout
-
-
-def test_env_holds_versions_and_no_paths(machine: pytest.MonkeyPatch) -> None:
-    machine.setenv("HF_TOKEN", "secret")
-    machine.setenv("TALK_HUB_TOKEN", "secret")
-    machine.setenv("TALK_STEPS", "8")
-    result = CliRunner().invoke(app, ["env"])
-    assert result.exit_code == 0
-    assert "torch " in result.stdout
-    assert "TALK_STEPS=8" in result.stdout
-    assert "secret" not in result.stdout
-    assert str(Path.cwd()) not in result.stdout
-
-
 def asked(program: str, limit_s: float = 15.0) -> Check:
     """What the doctor makes of a driver that answers like this program."""
     seen = hardware("rtx4090-desktop")
@@ -405,11 +334,3 @@ def test_a_pickled_speech_encoder_is_told_and_never_opened(tmp_path: Path) -> No
 def test_a_full_disk_for_videos_is_a_note() -> None:
     assert not checks_of(hardware("h200", free_disk_bytes=10**8))["output disk"].ok
     assert checks_of(hardware("h200", free_disk_bytes=10**10))["output disk"].ok
-
-
-def test_two_speakers_need_weights_of_their_own(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lay_plain_weights(tmp_path / "weights")
-    result = on(machine, "h200", "--speakers", "2", "--json", free_disk_bytes=10**12)
-    weights = next(check for check in json.loads(result.stdout)["checks"] if check["name"] == "weights")
-    assert not weights["ok"]
-    assert weights["fix"].startswith("talk download --speakers 2")
