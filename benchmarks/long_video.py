@@ -68,9 +68,10 @@ def measure(folder: Path, minutes: float) -> Measured:
     write_speech(speech, minutes)
     arguments = ["generate", "--image", str(PORTRAIT), "--audio", str(speech), "-o", str(output), *OPTIONS]
     begun_s = time.monotonic()
-    run = subprocess.Popen([sys.executable, "-m", "infinitalk_cli", *arguments], stdout=subprocess.PIPE)
+    run = subprocess.Popen([sys.executable, "-m", "infinitalk_cli", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(run.pid, 0)
-    if status:
+    run.returncode = os.waitstatus_to_exitcode(status)
+    if run.returncode:
         raise SystemExit(f"the run of {minutes:g} minutes failed")
     peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     with av.open(str(output)) as file:

@@ -1,6 +1,5 @@
 """The `talk` command: options in, one call per command, errors out as exit codes."""
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from infinitalk_cli import __version__
 from infinitalk_cli.batch import run_batch
+from infinitalk_cli.before_run import announcements, bind_gpus, foreign_weights_notes, predict, repetition_note
 from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.console_options import taking
@@ -15,22 +15,16 @@ from infinitalk_cli.demo_command import SHOWN as DEMO_SHOWN
 from infinitalk_cli.demo_command import DemoOptions, prepare_demo
 from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
-from infinitalk_cli.estimate import Estimate
-from infinitalk_cli.footprint import PUBLISHED, JobShape
-from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.job_list import is_list
-from infinitalk_cli.job_record import JobRecord
 from infinitalk_cli.options import GenerateOptions
 from infinitalk_cli.options_job import job_words
 from infinitalk_cli.options_record import record_of, repeating
 from infinitalk_cli.prepare import PreparedRun, prepare_run
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
-from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request
-from infinitalk_cli.run_choice import estimate_run, read_sizes, refuse_misfit
-from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, plan_record, plan_text, sharing_lines
+from infinitalk_cli.run_reports import plan_record, plan_text
 from infinitalk_cli.weights_commands import weights_app
 
 if TYPE_CHECKING:
@@ -127,7 +121,7 @@ def perform(
             console.result(str(request.output), {"output": str(request.output), "skipped": True})
             return
         check_request(request)
-    for note in (*notes(request), *predictions(prepared)):
+    for note in announcements(prepared):
         console.note(note)
     from infinitalk_cli import runner  # torch loads here, after the input is known to be good
 
@@ -151,70 +145,6 @@ def show_plan(prepared: PreparedRun, console: Console) -> None:
     if prepared.lacking:
         console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
     console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus))
-
-
-def predictions(prepared: PreparedRun) -> list[str]:
-    """Why this profile, and what the run will take. Raises: DoesNotFitError: if it can't run here."""
-    if prepared.request.weights_dir is None or read_sizes(prepared.request.weights_dir) is None:
-        return []
-    from infinitalk_cli.run_plan import plan_job
-
-    _, lines = predict(prepared, plan_job(prepared.request).shape)
-    return [choice_line(prepared.choice), *lines]
-
-
-def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, list[str]]:
-    """The estimate and how it reads; nothing for the demo. Raises: DoesNotFitError: if the run can't fit."""
-    request, choice = prepared.request, prepared.choice
-    sizes = read_sizes(request.weights_dir) if request.weights_dir else None
-    sizes = sizes or (PUBLISHED if prepared.lacking else None)
-    unseen = choice.gpu is None and request.device.startswith("cuda")  # a GPU that torch knows and NVML does not
-    if sizes is None or unseen:
-        return None, []
-    refuse_misfit(choice, request.profile, shape, sizes)
-    found = estimate_run(choice, request.profile, shape, sizes, num_gpus=request.num_gpus)
-    faster_s = None
-    if found.seconds is not None and found.seconds > LONG_RUN_S and not request.profile.lora:
-        fast = settle(request.profile, choice.said.wishes, request.engine, find_preset("fast"))
-        faster_s = estimate_run(choice, fast, shape, sizes, num_gpus=request.num_gpus).seconds
-    return found, [*sharing_lines(prepared.gpus), *estimate_lines(found, shape, faster_s)]
-
-
-def bind_gpus(prepared: PreparedRun) -> None:
-    """Tie torch, which is not there yet, to the chosen GPUs. Where --device names one, the user has done so."""
-    if prepared.gpus and prepared.choice.said.device == AUTO:
-        os.environ.update(cuda_environment(prepared.choice.hardware, *prepared.gpus))
-
-
-def notes(request: GenerateRequest) -> list[str]:
-    """What to know before the run: its main choices, and options without effect."""
-    job, profile = request.job, request.profile
-    who = "1 speaker" if job.num_speakers == 1 else f"{job.num_speakers} speakers"
-    if job.is_one_of_several:
-        who = "1 speaker, everyone else silent,"
-    found = [
-        f"{who} from {job.reference.name}, {profile.name} profile, {profile.num_steps} steps, seed {request.seed}"
-        f" -> {request.output}"
-    ]
-    found += [*job.notes, *foreign_weights_notes(request)]
-    if request.reference_by_index and not job.is_video:
-        found.append("note: --reference-by-index has no effect on a picture")
-    return found
-
-
-def repetition_note(record: JobRecord) -> str:
-    """What is made again, and which of its inputs are not what they were."""
-    told = f"{record.video.name} once more, as {record.path} tells"
-    if changed := list(record.changed_inputs()):
-        told += f"\nnote: it will be another video, as these have changed since: {', '.join(changed)}"
-    return told
-
-
-def foreign_weights_notes(request: GenerateRequest) -> list[str]:
-    """A word where the demo does not run on its own weights."""
-    if not request.profile.demo_weights or request.weights_dir is None:
-        return []
-    return ["note: --weights-dir is named, so the demo's settings run on the weights in that folder"]
 
 
 def closing_note(prepared: PreparedRun, result: GenerateResult) -> str:

@@ -64,8 +64,7 @@ def said_anew(options: GenerateOptions) -> dict[str, Any]:
 def refuse_doubled(options: GenerateOptions) -> None:
     """Raises: InputError: for options that say what a job file says."""
     fixed = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}
-    fixed |= {"--mask": options.mask, "--turns": options.turns}
+    fixed |= {"--mask": options.mask, "--turns": options.turns, "--text": options.text}
     if doubled := [option for option, value in fixed.items() if value]:
-        raise InputError(
-            f"{', '.join(doubled)}: the job file {options.input_json} says that already", hint="give one of them"
-        )
+        where = f"the job file {options.input_json}" if options.input_json else "the job"
+        raise InputError(f"{', '.join(doubled)}: {where} says that already", hint="give one of them")

@@ -66,7 +66,7 @@ def told_options(options: GenerateOptions, run: RunChoice, request: GenerateRequ
 def _origin(options: GenerateOptions, name: str) -> str:
     """Where an option's value comes from, in words."""
     if name in options.given:
-        return "option"
+        return "--" + name.replace("_", "-")
     return f"record {options.record.path.name}" if options.record else "default"
 
 

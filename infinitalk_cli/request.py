@@ -189,6 +189,8 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
     yield from request.voice.problems()
     yield from request.chunks.problems()
     yield from request.picture.problems()
+    if request.num_gpus < 1:
+        yield f"--gpus must be at least 1, not {request.num_gpus}"
     if request.num_gpus > 1 and request.device not in ("auto", "cuda"):
         yield f"--gpus {request.num_gpus} does not go with --device {request.device}; --gpu N names the first GPU"
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", request.device) is None:

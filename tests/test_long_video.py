@@ -11,6 +11,7 @@ from benchmarks.long_video import ALLOWED_GROWTH_BYTES, measure
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform == "win32", reason="the system's count of a child's memory is asked for")
 def test_five_minutes_take_no_more_memory_than_one(tmp_path: Path) -> None:
     minute, longer = (measure(tmp_path, minutes) for minutes in (1, 5))

@@ -96,7 +96,7 @@ def test_a_record_restores_job_and_options_and_options_given_now_count(desk: Pat
     other = asked(engine, str(record), "--profile", "demo", "--seed", "42", "--prompt", "Bye.", "-o", "new.mp4")
     assert (other.seed, other.job.prompt, other.output) == (42, "Bye.", Path("new.mp4"))
     assert other.chunks == first.chunks
-    assert other.told.origins["seed"] == "option"
+    assert other.told.origins["seed"] == "--seed"
     assert other.told.origins["crf"] == "record out.json"
     assert asked(engine, "out.json", "--profile", "demo", "--overwrite").output == Path("out.mp4")
 
