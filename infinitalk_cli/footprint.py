@@ -72,6 +72,12 @@ PROGRAM_BYTES = 1_900_000_000
 READING_BYTES = 134_217_728
 """RAM that the threads hold that read weights into a GPU: 8 of them, two pieces of 8 MiB each."""
 
+READ_AHEAD_BYTES = 268_435_456
+"""RAM for what is read ahead of blocks that are read from the disk in every pass."""
+
+RAM_LEFT_BYTES = 1_500_000_000
+"""Of RAM that is too short, what a run leaves: its own estimates may be off, and other programs live beside it."""
+
 TILE = 40
 """Latents on a side of a tile of the video VAE, 8 pixels each."""
 SMALL_TILE = 24
@@ -299,23 +305,46 @@ def text_stage_bytes(profile: Profile) -> int:
     return {"auto": TEXT_STAGE_BYTES, "stream": TEXT_STAGE_BYTES, "gpu": whole, "cpu": 0}[profile.text_encoder]
 
 
-def ram_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True) -> int:
+def ram_bytes(
+    profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED, *, on_gpu: bool = True, num_read: int = 0
+) -> int:
     """Peak in main memory: the text encoder is gone before the transformer comes.
 
     Everything is read straight to where it is to be: blocks that are streamed into RAM, the rest of the transformer
     into the GPU. Blocks that leave the GPU later, where its memory runs out after all, come on top. On a CPU everything
-    is in float32.
+    is in float32. `num_read`: streamed blocks that are read from the disk in every pass.
     """
     if not on_gpu:
         blocks = 4 * all_parameters(sizes)
         text = 4 * TEXT_ENCODER_PARAMETERS if sizes == PUBLISHED else 0
         encoders = 2 * IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES if sizes == PUBLISHED else 0
         return PROGRAM_BYTES + max(blocks + encoders, text)
-    streamed = (sizes.num_layers - num_resident) * block_bytes(profile, sizes)
+    streamed = (sizes.num_layers - num_resident - num_read) * block_bytes(profile, sizes)
+    beside = beside_blocks_bytes(sizes) + (READ_AHEAD_BYTES if num_read else 0)
+    return max(streamed + beside, PROGRAM_BYTES + (TEXT_ENCODER_BYTES[profile.quant] if sizes == PUBLISHED else 0))
+
+
+def beside_blocks_bytes(sizes: DiTConfig = PUBLISHED) -> int:
+    """Main memory beside streamed blocks while the video is made."""
     if sizes != PUBLISHED:
-        return PROGRAM_BYTES + streamed
-    encoders = IMAGE_ENCODER_BYTES + VAE_BYTES // 2 + AUDIO_ENCODER_BYTES
-    return PROGRAM_BYTES + max(streamed + READING_BYTES + encoders, TEXT_ENCODER_BYTES[profile.quant])
+        return PROGRAM_BYTES
+    return PROGRAM_BYTES + READING_BYTES + IMAGE_ENCODER_BYTES + VAE_BYTES // 2 + AUDIO_ENCODER_BYTES
+
+
+def most_in_ram(profile: Profile, num_resident: int, usable_bytes: int, sizes: DiTConfig = PUBLISHED) -> int:
+    """How many streamed blocks RAM may hold; where that is fewer than are streamed, the others are read in every pass.
+
+    All of them if there is just enough for these; more, should some leave the GPU, only with RAM to spare.
+    """
+    num_streamed = sizes.num_layers - num_resident
+    room, block = usable_bytes - beside_blocks_bytes(sizes), block_bytes(profile, sizes)
+    fit = max(0, min(sizes.num_layers, (room - RAM_LEFT_BYTES - READ_AHEAD_BYTES) // block))
+    return max(fit, num_streamed) if num_streamed * block <= room else fit
+
+
+def num_read(profile: Profile, num_resident: int, usable_bytes: int, sizes: DiTConfig = PUBLISHED) -> int:
+    """Blocks that are read from the disk in every pass, if their files allow it."""
+    return max(0, sizes.num_layers - num_resident - most_in_ram(profile, num_resident, usable_bytes, sizes))
 
 
 def process_bytes(profile: Profile, num_resident: int, sizes: DiTConfig = PUBLISHED) -> int:

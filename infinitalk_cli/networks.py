@@ -7,7 +7,7 @@ anyway and RAM holds each weight once. This is the only place where models and t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from math import prod
@@ -24,7 +24,7 @@ from infinitalk_cli.memory.keymaps import (
     text_encoder_tensors,
     transformer_tensors,
 )
-from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, nowhere_else, open_tensors
+from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, open_tensors
 from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport, merge_loras, plan_loras
 from infinitalk_cli.memory.lora_beside import put_beside
 from infinitalk_cli.memory.quant import keep_exact, quantize_on_load, swap_quantized_linears
@@ -44,6 +44,16 @@ Device = torch.device | str
 Config = TypeVar("Config")
 NO_LORAS = LoraPlan()
 
+PlaceDit = Callable[[DiT, Mapping[str, TensorRef], LoraPlan], Collection[str]]
+"""Gives some tensors of a transformer memory before they are read, or has them left: see `load_into`. It is told of the
+LoRAs that are to be merged, too: what is left does not get them."""
+
+
+def wholly_on_device(dit: DiT, refs: Mapping[str, TensorRef], loras: LoraPlan) -> Collection[str]:
+    """The default: everything is read to one device."""
+    del dit, refs, loras
+    return ()
+
 
 def build_dit(
     files: WeightFiles,
@@ -55,14 +65,14 @@ def build_dit(
     only_reference_keys: bool = False,
     on_lora: Callable[[LoraReport], None] | None = None,
     quantize_to: torch.dtype | None = None,
-    place: Callable[[DiT], object] = nowhere_else,
+    place: PlaceDit = wholly_on_device,
 ) -> DiT:
     """The video transformer: base, then adapter, then LoRAs in their order.
 
     Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`).
         quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it; None for what
             `files.round_to` says.
-        place: may give some of its tensors memory before they are read, see `load_into`; the others go to `device`.
+        place: see `PlaceDit`.
         beside: keep LoRAs beside the weights (`lora_beside.py`) where they are not merged into float32.
         only_reference_keys: see `plan_loras`. on_lora: told what each LoRA file did.
     Raises: WeightsError: if files are damaged or don't fit together, or a LoRA has no effect.
@@ -114,7 +124,7 @@ def make_dit(
     loras: LoraPlan = NO_LORAS,
     beside: bool = False,
     quantize_to: torch.dtype | None = None,
-    place: Callable[[DiT], object] = nowhere_else,
+    place: PlaceDit = wholly_on_device,
 ) -> DiT:
     """The video transformer of these sizes, filled from tensors under its own names, 8-bit forms included.
 
@@ -133,7 +143,7 @@ def make_dit(
         what="the video transformer",
         dtype_of=lambda name, stored: torch.float32 if DiT.keeps_float32(name) else dtype,
         device=device,
-        place=lambda _: place(dit),
+        place=lambda _, refs: place(dit, refs, loras),
     )
     merge_loras(dit, loras, device=device)
     keep_exact(dit, lambda layer: not layer.startswith("blocks."))

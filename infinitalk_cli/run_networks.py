@@ -7,7 +7,7 @@ random numbers and the frames of the chunk before are the same, and so is the vi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -25,13 +25,15 @@ from infinitalk_cli.footprint import (
     decoding_bytes,
     first_rung,
     lower_rung,
+    most_in_ram,
     vram_bytes,
     working_bytes,
 )
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.memory.ladder import Ladder, release_gpu_memory
-from infinitalk_cli.memory.lora import Lora, LoraReport
+from infinitalk_cli.memory.loading import TensorRef
+from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
 from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.models.config import DiTConfig
@@ -45,6 +47,7 @@ from infinitalk_cli.networks import build_dit, build_image_encoder, import_libra
 from infinitalk_cli.profile_choice import shape_of
 from infinitalk_cli.profiles import Profile
 from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_blocks import BlockSource, placement_notes, usable_ram_bytes
 from infinitalk_cli.run_vae import load_vae, vae_dtype_of
 from infinitalk_cli.rung_store import store_rung, stored_rung
 from infinitalk_cli.sampling.stream import MadeChunk, Networks
@@ -64,7 +67,8 @@ def load_networks(
     """The networks of the video. A transformer that does not fit on the GPU is streamed to it block by block."""
     if device.type == "cuda":
         profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
-        room = GpuRoom(device, profile, shape, read_dit_sizes(files), free_gpu_bytes(device))
+        ram_bytes = usable_ram_bytes() if request.num_gpus == 1 else None  # several would each count on all of it
+        room = GpuRoom(device, profile, shape, read_dit_sizes(files), free_gpu_bytes(device), ram_bytes)
         return load_on_rung(request, files, loras, room, room.start(), on_note)
     if request.profile.vae_dtype not in ("auto", "float32"):
         on_note(f"note: --vae-dtype {request.profile.vae_dtype} has no effect on the CPU, which computes in float32")
@@ -88,7 +92,14 @@ def load_on_rung(
         with suppress(torch.cuda.OutOfMemoryError):
             vae_dtype = vae_dtype_of(request.profile, rung)
             placed = build_networks(
-                request, files, loras, room.device, on_note, vae_dtype=vae_dtype, num_resident=rung.num_resident
+                request,
+                files,
+                loras,
+                room.device,
+                on_note,
+                vae_dtype=vae_dtype,
+                num_resident=rung.num_resident,
+                most_in_ram=room.most_in_ram(rung),
             )
         if placed is None:
             release_gpu_memory()
@@ -106,7 +117,9 @@ def with_ladder(placed: PlacedNetworks, room: GpuRoom, rung: Rung, on_note: OnNo
     num_blocks = room.sizes.num_layers
     placed.transformer.spare_bytes = room.spare_bytes
     placed.take(rung)
-    tell_placement(placed.transformer, on_note)
+    if placed.transformer.offloader is not None:
+        for note in placement_notes(placed.transformer.offloader, num_blocks):
+            on_note(note)
     ladder = Ladder(
         rung=rung,
         lower=lambda rung: lower_rung(rung, num_blocks, placed.stage),
@@ -132,13 +145,14 @@ def with_ladder(placed: PlacedNetworks, room: GpuRoom, rung: Rung, on_note: OnNo
 
 @dataclass(frozen=True)
 class GpuRoom:
-    """A GPU with its free memory, and what is to be done in it."""
+    """A GPU with its free memory, and what is to be done in it. `ram_bytes`: beside it, None for all that is needed."""
 
     device: torch.device
     profile: Profile
     shape: JobShape
     sizes: DiTConfig
     free_bytes: int
+    ram_bytes: int | None = None
 
     def start(self) -> Rung:
         """The rung to start on: by arithmetic, or below, where a run like this one ended."""
@@ -165,6 +179,12 @@ class GpuRoom:
             "; what takes less: --quant fp8 or int8, --size 480, fewer --frames; or close other GPU programs",
         )
 
+    def most_in_ram(self, rung: Rung) -> int | None:
+        """How many streamed blocks RAM has room for, None for all."""
+        return (
+            None if self.ram_bytes is None else most_in_ram(self.profile, rung.num_resident, self.ram_bytes, self.sizes)
+        )
+
     def spare_bytes(self, rung: Rung) -> int:
         """What passes may take beyond what they need: decoding will take as much afterwards."""
         return decoding_bytes(self.shape, rung) - working_bytes(self.shape, self.profile, rung, self.sizes)
@@ -178,11 +198,13 @@ class GpuRoom:
 class PlacedTransformer:
     """The video transformer, and where it is. `offloader`: if blocks are streamed, perhaps from the first on.
 
-    `spare_bytes`: for what need not be made again in every step, by the rung. Nothing by default.
+    `source`: where blocks are found that leave the GPU. `spare_bytes`: for what need not be made again in every step,
+    by the rung. Nothing by default.
     """
 
     dit: DiT
     device: torch.device
+    source: BlockSource
     spare_bytes: Callable[[Rung], int] = lambda _: 0
     offloader: BlockOffloader | None = None
     _steady_bytes: int = field(default=0, init=False)
@@ -194,7 +216,7 @@ class PlacedTransformer:
         if self.offloader is not None:
             self.offloader.keep(rung.num_resident)
         elif rung.num_resident < len(self.dit.blocks):
-            self.offloader = BlockOffloader(list(self.dit.blocks), self.device, num_resident=rung.num_resident)
+            self.offloader = self.source.offloader(rung.num_resident)
 
     @contextmanager
     def on_stage(self) -> Generator[None]:
@@ -236,16 +258,6 @@ class PlacedNetworks:
             yield
 
 
-def tell_placement(placed: PlacedTransformer, on_note: OnNote) -> None:
-    """Tell the user if blocks are streamed, and if that is slower than it might be."""
-    if placed.offloader is None:
-        return
-    stay, num_blocks = placed.offloader.num_resident, len(placed.dit.blocks)
-    on_note(f"{stay} of {num_blocks} transformer blocks stay on the GPU, the others are streamed")
-    if not placed.offloader.is_pinned:
-        on_note("RAM is too short to lock all of them in it: they are carried by a thread, which takes some of the CPU")
-
-
 def load_transformer(
     request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device
 ) -> PlacedTransformer:
@@ -269,19 +281,26 @@ def place_transformer(
     *,
     beside: bool = False,
     num_resident: int | None = None,
+    most_in_ram: int | None = None,
     on_note: OnNote = lambda _: None,
 ) -> PlacedTransformer:
     """The video transformer, read to where it is to be: streamed blocks to their place in RAM, all else to the device.
 
     Args: beside: keep LoRAs beside the weights. num_resident: blocks that stay on the device, None for all of them.
+        most_in_ram: of the others those that RAM has room for, None for all; what is beyond stays in its files, if
+        that can be.
     """
     if beside and not loras:
         on_note("note: this run adds no LoRA to the weights, so --lora-mode beside has no effect")
-    offloaders: list[BlockOffloader] = []
+    sources, offloaders = list[BlockSource](), list[BlockOffloader]()
 
-    def stream(dit: DiT) -> None:
-        if num_resident is not None and num_resident < len(dit.blocks):
-            offloaders.append(BlockOffloader(list(dit.blocks), device, num_resident=num_resident))
+    def stream(dit: DiT, refs: Mapping[str, TensorRef], plan: LoraPlan) -> Collection[str]:
+        source = BlockSource.of(dit, device, refs, plan, most_in_ram)
+        sources.append(source)
+        if num_resident is None or num_resident >= len(source.dit.blocks):
+            return ()
+        offloaders.append(source.offloader(num_resident))
+        return source.left_in_files(offloaders[0])
 
     dit = build_dit(
         files,
@@ -292,7 +311,7 @@ def place_transformer(
         on_lora=lambda found: on_note(lora_note(found, beside=beside)),
         place=stream,
     )
-    return PlacedTransformer(dit, device, offloader=next(iter(offloaders), None))
+    return PlacedTransformer(dit, device, sources[0], offloader=next(iter(offloaders), None))
 
 
 def steady_keys_values(dit: DiT) -> list[tuple[nn.Module, str]]:
@@ -318,11 +337,12 @@ def build_networks(
     *,
     vae_dtype: torch.dtype,
     num_resident: int | None = None,
+    most_in_ram: int | None = None,
 ) -> PlacedNetworks:
     """The networks from their files, for a device to compute with.
 
     Args: vae_dtype: of the video VAE. num_resident: blocks of the transformer that stay on the device; None for all of
-        them. Unless all do, the other networks are put in RAM.
+        them. Unless all do, the other networks are put in RAM. most_in_ram: see `place_transformer`.
     """
     is_whole = num_resident is None or num_resident >= read_dit_sizes(files).num_layers
     home, dtype = device if is_whole else torch.device("cpu"), compute_dtype(request, device)
@@ -335,6 +355,7 @@ def build_networks(
             dtype,
             beside=request.profile.lora_mode == "beside",
             num_resident=num_resident,
+            most_in_ram=most_in_ram,
             on_note=on_note,
         )
     vae, image_encoder = others.result()

@@ -1,9 +1,10 @@
-"""Blocks in RAM that the GPU can't fetch by itself, carried to it by a thread.
+"""Blocks that the GPU can't fetch by itself, carried to it by a thread.
 
 Copies from RAM that is not page-locked are the driver's own work, during which the caller waits, and behind it all
 computing that it has not asked for yet. So a thread copies such a block piece by piece into two locked pieces that take
 turns: while one is on its way to the GPU the other is filled. The caller waits no longer than until the block it needs
-has been sent, and that while the one before is computed.
+has been sent, and that while the one before is computed. The same thread sends what is read from files in every pass
+(`read_ahead.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from infinitalk_cli.memory.read_ahead import HasLeft, StoredPart
 from infinitalk_cli.memory.reading import PIECE_BYTES, page_locked
 
 
@@ -25,35 +27,22 @@ class Carrier:
         self._stages = [(page_locked(PIECE_BYTES), torch.cuda.Event()) for _ in range(2)]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="carrier")
 
-    def carry(
-        self, source: Tensor, target: Tensor, *, is_locked: bool, free: torch.cuda.Event, full: torch.cuda.Event
-    ) -> Future[None]:
-        """Copy the bytes `source` to the front of `target`.
+    def carry(self, send: Callable[[], None], *, free: torch.cuda.Event, full: torch.cuda.Event) -> Future[None]:
+        """Have the thread send a block.
 
-        Args: is_locked: the GPU can fetch them by itself. free: recorded already; `target` may be written to behind
-            it. full: recorded behind the copy, when the result is there.
+        Args: send: asks for the copies, on the stream. free: recorded already; the target may be written to behind it.
+            full: recorded behind the copies, when the result is there.
         """
-        send = self._send_whole if is_locked else self._send_in_pieces
-        return self._thread.submit(self._carry, send, source, target, free, full)
+        return self._thread.submit(self._carry, send, free, full)
 
-    def _carry(
-        self,
-        send: Callable[[Tensor, Tensor], None],
-        source: Tensor,
-        target: Tensor,
-        free: torch.cuda.Event,
-        full: torch.cuda.Event,
-    ) -> None:
+    def _carry(self, send: Callable[[], None], free: torch.cuda.Event, full: torch.cuda.Event) -> None:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(free)
-            send(source, target[: source.numel()])
+            send()
             full.record(self._stream)
 
-    @staticmethod
-    def _send_whole(source: Tensor, target: Tensor) -> None:
-        target.copy_(source, non_blocking=True)
-
-    def _send_in_pieces(self, source: Tensor, target: Tensor) -> None:
+    def send_in_pieces(self, source: Tensor, target: Tensor) -> None:
+        """Copy bytes that the GPU can't fetch. To be called by `send`."""
         for start in range(0, source.numel(), PIECE_BYTES):
             piece = source[start : start + PIECE_BYTES]
             stage, has_left = self._stages[0]
@@ -63,3 +52,10 @@ class Carrier:
             locked.copy_(piece)
             target[start : start + piece.numel()].copy_(locked, non_blocking=True)
             has_left.record(self._stream)
+
+    def send_stored(self, target: Tensor, piece: StoredPart, read: Tensor) -> HasLeft:
+        """Copy bytes that were read from a file to their place in the packed block `target`. To be called by `send`."""
+        target[piece.start : piece.start + read.numel()].copy_(read, non_blocking=True)
+        has_left = torch.cuda.Event(blocking=True)
+        has_left.record(self._stream)
+        return has_left.synchronize

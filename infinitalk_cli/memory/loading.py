@@ -20,7 +20,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -144,9 +144,14 @@ def nothing_ignored(name: str) -> bool:
     return False
 
 
-def nowhere_else(module: nn.Module) -> None:
+Place = Callable[[nn.Module, Mapping[str, TensorRef]], Collection[str]]
+"""See `load_into`."""
+
+
+def nowhere_else(module: nn.Module, refs: Mapping[str, TensorRef]) -> Collection[str]:
     """The default of `load_into`: every tensor gets its memory on one device."""
-    del module
+    del module, refs
+    return ()
 
 
 def load_into(
@@ -157,7 +162,7 @@ def load_into(
     dtype_of: Callable[[str, torch.dtype], torch.dtype],
     device: torch.device | str = "cpu",
     ignore: Callable[[str], bool] = nothing_ignored,
-    place: Callable[[nn.Module], object] = nowhere_else,
+    place: Place = nowhere_else,
 ) -> None:
     """Fill a module that was built on the `meta` device.
 
@@ -169,23 +174,26 @@ def load_into(
 
     Args: what: the network in the user's words, for messages. dtype_of: final dtype from name and stored dtype.
         ignore: names in the files that have no place in the module, rightly.
-        place: called with the module when its tensors, without memory still, have their final dtypes; it may give
-        memory to some. All others get theirs on `device`.
+        place: called with the module when its tensors, without memory still, have their final dtypes, and with what
+        is to be read into them by name. It may give memory to some, and its answer names those that are to stay as they
+        are and are not read. All others get theirs on `device`.
     Raises: WeightsError: tensors are missing, unexpected or of another shape; the message lists them. Or a file can't
         be read to its end any more.
     """
     slots = _find_slots(module)
     _check(slots, tensors, ignore, what)
-    filled: dict[int, tuple[_Slot, TensorRef]] = {}
+    filled: dict[int, tuple[str, _Slot, TensorRef]] = {}
     for name, ref in tensors.items():
         slot = slots.get(name)
         if slot is not None and id(slot) not in filled:
             dtype = ref.dtype if slot.keeps_stored_dtype else dtype_of(name, ref.dtype)
             slot.assign(torch.empty(ref.shape, dtype=dtype, device="meta"))
-            filled[id(slot)] = slot, ref
-    place(module)
+            filled[id(slot)] = name, slot, ref
+    left = place(module, {name: ref for name, _, ref in filled.values()})
     fillings: list[Filling] = []
-    for slot, ref in filled.values():
+    for name, slot, ref in filled.values():
+        if name in left:
+            continue
         target = slot.with_memory(device)
         if ref.span is None:
             target.copy_(ref.load())

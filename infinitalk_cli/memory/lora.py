@@ -13,12 +13,15 @@ summed and quantised again row by row. Or up and down stay matrices of their own
 Nothing is left out silently: a report lists every tensor that had no effect and
 why, and a file that had none at all is an error. The reference program knows only one prefix and few roles and drops
 the rest without a word; `only_reference_keys` reproduces its result.
+
+Tensors without values are left out when LoRAs are merged: they come from their files in every pass, and each time
+`LateLoras` merges into them what would have been merged once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -173,7 +176,29 @@ def merge_loras(module: nn.Module, plan: LoraPlan, *, device: torch.device | str
     """
     targets = _Targets(module)
     for parameter in plan.parameters:
-        targets.add(parameter, plan, None if device is None else torch.device(device))
+        if targets.has_values(parameter):
+            targets.add(parameter, plan, None if device is None else torch.device(device))
+
+
+class LateLoras:
+    """LoRAs for tensors that come anew, as their files have them, whenever they are needed.
+
+    Args: module: of which they are. plan: what is to be merged into it. refs: what its files hold, under its names: a
+        scale that is there may go with values which had LoRAs in them, and is read again.
+    """
+
+    def __init__(self, module: nn.Module, plan: LoraPlan, refs: Mapping[str, TensorRef]) -> None:
+        self._plan, self._targets, self._refs = plan, _Targets(module), refs
+
+    def add_to(self, names: Iterable[str]) -> None:
+        """Merge into tensors that have just come: weights, or the data of 8-bit layers."""
+        for name in names:
+            layer = name.removesuffix(".data")
+            parameter = name if layer == name else f"{layer}.weight"
+            if parameter in self._plan.parameters:
+                if layer != name:
+                    self._targets.set_scale(parameter, self._refs[f"{layer}.scale"].load())
+                self._targets.add(parameter, self._plan, None)
 
 
 class _Targets:
@@ -183,7 +208,8 @@ class _Targets:
         self._quantized = {
             f"{name}.weight": part for name, part in module.named_modules() if isinstance(part, QuantizedLinear)
         }
-        self._plain = dict(module.named_parameters())
+        self._module = module
+        self._shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
         self._layers_by_underscores = {name.replace(".", "_"): name for name, _ in module.named_modules()}
 
     def layer_of_underscores(self, name: str) -> str:
@@ -194,25 +220,35 @@ class _Targets:
         """Why a change cannot be applied, or nothing."""
         if change.parameter in self._quantized:
             shape = tuple(self._quantized[change.parameter].data.shape)
-        elif change.parameter in self._plain:
-            shape = tuple(self._plain[change.parameter].shape)
+        elif change.parameter in self._shapes:
+            shape = self._shapes[change.parameter]
         else:
             return f"the network has no {change.parameter}"
         return "" if change.shape == shape else f"shape {list(change.shape)}, {change.parameter} has {list(shape)}"
+
+    def has_values(self, parameter: str) -> bool:
+        """Whether there is something to add to."""
+        layer = self._quantized.get(parameter)
+        return not (self._module.get_parameter(parameter) if layer is None else layer.data).is_meta
+
+    @torch.no_grad()
+    def set_scale(self, parameter: str, scale: Tensor) -> None:
+        """Give the weight of an 8-bit layer the scale that goes with its data."""
+        self._quantized[parameter].scale.copy_(scale)
 
     @torch.no_grad()
     def add(self, parameter: str, plan: LoraPlan, device: torch.device | None) -> None:
         """Sum in float32, on `device` or where the weight is, and round once."""
         layer = self._quantized.get(parameter)
         if layer is None:
-            held = self._plain[parameter]
+            held = self._module.get_parameter(parameter)
             total = held.to(device or held.device).to(torch.float32, copy=True)
         else:
             total = layer.dequantized(device)
         for addition in plan.additions_to(parameter, total.device):
             total += addition
         if layer is None:
-            self._plain[parameter].copy_(total)
+            self._module.get_parameter(parameter).copy_(total)
         else:
             layer.requantize(total)
 

@@ -175,12 +175,12 @@ class _ToRam:
 
     def move(self, piece: Filling, file: BinaryIO) -> None:
         if piece.dtype == piece.target.dtype:
-            _read(piece.source, file, piece.target)
+            read_span(piece.source, file, piece.target)
             return
         if self._beside is None:
             self._beside = torch.empty(PIECE_BYTES, dtype=torch.uint8)
         stored = self._beside[: piece.source.num_bytes].view(piece.dtype)
-        _read(piece.source, file, stored)
+        read_span(piece.source, file, stored)
         piece.target.copy_(stored)
 
     def finish(self) -> None:
@@ -204,7 +204,7 @@ class _ToGpu:
         self._stages.reverse()
         has_left.synchronize()
         stored = stage[: piece.source.num_bytes].view(piece.dtype)
-        _read(piece.source, file, stored)
+        read_span(piece.source, file, stored)
         with torch.cuda.stream(self._stream):
             if piece.dtype != piece.target.dtype:
                 stored = stored.to(self._device, non_blocking=True)
@@ -234,8 +234,8 @@ def page_locked(num_bytes: int) -> Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8)
 
 
-def _read(source: FileSpan, file: BinaryIO, target: Tensor) -> None:
-    """Fill a flat tensor in RAM with bytes of an open file."""
+def read_span(source: FileSpan, file: BinaryIO, target: Tensor) -> None:
+    """Fill a flat tensor in RAM with bytes of an open file. Raises: FileCutShortError, OSError."""
     left = target.view(torch.uint8).numpy().data.cast("B")
     file.seek(source.start)
     while len(left):

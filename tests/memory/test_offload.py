@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from infinitalk_cli.memory import carrying, packed
-from infinitalk_cli.memory.loading import load_into, open_tensors
+from infinitalk_cli.memory.loading import TensorRef, load_into, open_tensors
 from infinitalk_cli.memory.offload import (
     BlockOffloader,
     StreamedStage,
@@ -120,8 +120,9 @@ def test_blocks_read_straight_to_their_places_compute_the_same(tmp_path: Path, n
     expected = stored.cuda()(x)
     net = Net().to("meta")
 
-    def stream(_: nn.Module) -> None:
+    def stream(_: nn.Module, refs: Mapping[str, TensorRef]) -> Collection[str]:
         offloaders.append(BlockOffloader(list(net.blocks), x.device, num_resident=num_resident))
+        return ()
 
     refs = open_tensors(tmp_path / "w.safetensors")
     load_into(net, refs, what="", dtype_of=lambda name, held: held, device=x.device, place=stream)

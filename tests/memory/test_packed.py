@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infinitalk_cli.memory import packed
-from infinitalk_cli.memory.loading import load_into, open_tensors
+from infinitalk_cli.memory.loading import TensorRef, load_into, open_tensors
 from infinitalk_cli.memory.lora import Lora, merge_loras, plan_loras
 from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.packed import PackedBlock, PageLocks, page_lock
@@ -48,9 +49,10 @@ def read(path: Path, num_resident: int | None) -> tuple[Net, BlockOffloader | No
     with torch.device("meta"):
         net = Net()
 
-    def stream(_: nn.Module) -> None:
+    def stream(_: nn.Module, refs: Mapping[str, TensorRef]) -> Collection[str]:
         if num_resident is not None:
             offloaders.append(BlockOffloader(list(net.blocks), CPU, num_resident=num_resident))
+        return ()
 
     load_into(net, open_tensors(path), what="the net", dtype_of=lambda name, held: torch.bfloat16, place=stream)
     return net, next(iter(offloaders), None)
