@@ -77,7 +77,7 @@ class Options(TypedDict, total=False):
     gpus: int
     device: str
     num_persistent_param_in_dit: int | None
-    attention: Literal["auto", "sdpa", "flash", "cudnn", "sage", "fp8"] | None
+    attention: Literal["auto", "sdpa", "flash", "cudnn", "8bit", "int8", "fp8", "sage"] | None
     vae_tiling: Literal["auto", "on", "off"] | None
     vae_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None
     text_encoder: Literal["auto", "gpu", "stream", "cpu"] | None
