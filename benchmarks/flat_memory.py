@@ -18,6 +18,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -82,6 +83,12 @@ class Watch:
         }
 
 
+def is_flat(growth: Mapping[str, float]) -> bool:
+    """Whether nothing grew by more than it may."""
+    gpu_shares = [share for name, share in growth.items() if name != "ram_bytes"]
+    return growth["ram_bytes"] <= ALLOWED_RAM_BYTES and all(share <= ALLOWED_GPU_SHARE for share in gpu_shares)
+
+
 def gpu_bytes() -> tuple[int, ...]:
     """Allocated and its peak, reserved and its peak; the peaks begin anew."""
     if not torch.cuda.is_available():
@@ -115,6 +122,17 @@ def options_of(tree: Path | None, folder: Path, num_chunks: int, *, resident: bo
     )
 
 
+def watched(tree: Path | None, num_chunks: int, *, resident: bool = False) -> Watch:
+    """What is held after each chunk of a run. `tree`: of real size, None for the small weights."""
+    print("chunk       time         RAM   allocated   (at most)    reserved   (at most)   GB")
+    with tempfile.TemporaryDirectory() as folder:
+        wishes = options_of(tree, Path(folder), num_chunks, resident=resident)
+        watch = Watch()
+        result = runner.generate(prepare_run(wishes).request, watch, print)
+    watch.look(result.num_chunks + 1)
+    return watch
+
+
 def main() -> None:
     """Run, print, and judge."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -126,18 +144,12 @@ def main() -> None:
     options = parser.parse_args()
     if (options.tree is None) != options.demo:
         parser.error("name a weights folder, or --demo")
-    print("chunk       time         RAM   allocated   (at most)    reserved   (at most)   GB")
-    with tempfile.TemporaryDirectory() as folder:
-        wishes = options_of(options.tree, Path(folder), options.chunks, resident=options.resident)
-        watch = Watch()
-        result = runner.generate(prepare_run(wishes).request, watch, print)
-    watch.look(result.num_chunks + 1)
+    watch = watched(options.tree, options.chunks, resident=options.resident)
     growth = watch.growth(options.settled)
     print(", ".join(f"{name} grew by {value:.3g}" for name, value in growth.items()))
     about = {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "torch": torch.__version__}
     print(json.dumps({**about, "growth": growth, "chunks": [asdict(held) for held in watch.seen]}))
-    gpu_grew = any(share > ALLOWED_GPU_SHARE for name, share in growth.items() if name != "ram_bytes")
-    if result.num_chunks != options.chunks or growth["ram_bytes"] > ALLOWED_RAM_BYTES or gpu_grew:
+    if len(watch.seen) != options.chunks + 1 or not is_flat(growth):
         raise SystemExit(1)
 
 
