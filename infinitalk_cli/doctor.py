@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from infinitalk_cli.doctor_machine import Check, machine_checks
-from infinitalk_cli.doctor_packages import package_checks
+from infinitalk_cli.doctor_packages import TRITON, package_checks
 from infinitalk_cli.errors import TalkError, WeightsError
 from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.profile_choice import Choice, eight_bits
@@ -60,7 +60,7 @@ PACKAGES = (
     "kokoro",
     "scenedetect",
     "sageattention",
-    "triton",
+    TRITON,
 )
 """Every package that a run may use, by the name of its distribution."""
 

@@ -50,11 +50,15 @@ BAD_TORCH = {
 }
 """Releases of torch that users report as bad."""
 
+TRITON = "triton-windows" if platform.system() == "Windows" else "triton"
+"""The distribution of Triton; torch brings it along on Linux."""
+
 PACKAGE_OF_KERNEL: dict[Attention, tuple[str, str]] = {
-    "sage": ("sageattention", "sage"),
-    "fp8": ("nvidia-cudnn-frontend", "cudnn"),
+    "sage": ("sageattention", '"infinitalk-cli[sage]"'),
+    "fp8": ("nvidia-cudnn-frontend", '"infinitalk-cli[cudnn]"'),
+    "int8": (TRITON, TRITON),
 }
-"""The package behind an attention kernel, and the extra that installs it."""
+"""The package behind an attention kernel, and what to install for it."""
 
 CUDA_OF_CAPABILITY: dict[int, tuple[int, int]] = {8: (11, 0), 9: (11, 8), 10: (12, 8), 11: (13, 0), 12: (12, 8)}
 """The oldest CUDA that builds for each generation of cards."""
@@ -182,17 +186,17 @@ def _check_encoders(encoders: frozenset[str]) -> Check:
 
 def _check_attention(versions: Mapping[str, str | None], wish: Attention) -> Check:
     """The optional kernels; torch's own serve otherwise."""
-    package, extra = PACKAGE_OF_KERNEL.get(wish, ("", ""))
+    package, wanted = PACKAGE_OF_KERNEL.get(wish, ("", ""))
     if package and not versions.get(package):
         detail = (
             f"the profile asks for {wish}, and {package} is not installed: the fastest exact kernel is used instead"
         )
-        return Check("attention", False, False, detail, f'python -m pip install "infinitalk-cli[{extra}]"')
+        return Check("attention", False, False, detail, f"python -m pip install {wanted}")
     there = [f"{name} {versions[name]}" for name in ("flash-attn", "sageattention") if versions.get(name)]
     if there:
         return Check("attention", True, False, f"{', '.join(there)}; --deep tries their kernels")
-    sage = "; pip install infinitalk-cli[sage] adds an 8-bit one" if platform.system() == "Linux" else ""
-    return Check("attention", True, False, f"torch's own kernels{sage}")
+    own = "; --attention 8bit is faster and less exact" if versions.get(TRITON) else ""
+    return Check("attention", True, False, f"torch's own kernels{own}")
 
 
 def _check_extras(versions: Mapping[str, str | None]) -> Check:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-OPTIONAL = ("flash_attn", "sageattention")
+OPTIONAL = ("flash_attn", "sageattention", "triton")
 ROWS, WIDTH, HEADS = 64, 128, 2
 TOLERANCE = 0.1
 """Largest difference of a probe's result, relative to its largest value, in 8 and 16 bits."""
@@ -86,6 +86,14 @@ def _sage(torch: Any) -> str:
     return "runs and is right"
 
 
+def _int8_attention(torch: Any) -> str:
+    q, k, v = _heads(torch)
+    turned = [part.transpose(1, 2).contiguous() for part in (q, k, v)]
+    found = import_module("infinitalk_cli.models.attention_int8").attention_int8(*turned)
+    _compare(found.transpose(1, 2), _plain(torch, q, k, v))
+    return "runs and is right"
+
+
 def _heads(torch: Any) -> list[Any]:
     return [torch.randn(1, HEADS, 2 * ROWS, WIDTH, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
 
@@ -111,6 +119,7 @@ PROBES: dict[str, Callable[[Any], str]] = {
     "attention: cudnn": _sdpa("CUDNN_ATTENTION"),
     "attention: flash-attn": _flash_attn,
     "attention: sageattention": _sage,
+    "attention: int8": _int8_attention,
 }
 
 REQUIRED = frozenset({"torch sees the gpu", "bfloat16"})

@@ -14,11 +14,11 @@ from infinitalk_cli.doctor import Check, Examination, Packages, download_bytes, 
 from infinitalk_cli.doctor_cuda import check_cuda
 from infinitalk_cli.doctor_deep import make_demo_video, run_probes
 from infinitalk_cli.doctor_online import check_hub
-from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, parse_version
+from infinitalk_cli.doctor_packages import CEILINGS, FLOORS, TRITON, parse_version
 from infinitalk_cli.doctor_reports import check_line, fix_script
 from infinitalk_cli.hardware import Hardware
 from infinitalk_cli.profile_choice import choose_profile
-from infinitalk_cli.profiles import Wishes
+from infinitalk_cli.profiles import Attention, Wishes
 from tests.hardware_fixtures import hardware
 
 GOOD: dict[str, str | None] = {
@@ -311,14 +311,27 @@ def test_extras_are_told_with_what_adds_them() -> None:
     assert "scene cuts by scenedetect 0.7.2" in some.detail
 
 
-def test_a_kernel_that_a_profile_asks_for_and_that_is_absent_is_told() -> None:
+@pytest.mark.parametrize(
+    ("wish", "package", "fix"),
+    [("sage", "sageattention", '"infinitalk-cli[sage]"'), ("int8", TRITON, TRITON)],
+)
+def test_a_kernel_that_a_profile_asks_for_and_that_is_absent_is_told(wish: Attention, package: str, fix: str) -> None:
     seen = hardware("rtx4090-desktop")
-    choice = choose_profile(seen, Wishes(attention="sage"))
+    choice = choose_profile(seen, Wishes(attention=wish))
     found = examine(Examination(seen, Packages(GOOD, (12, 8), ENCODERS), choice, Path("no-weights")))
     check = next(check for check in found if check.name == "attention")
     assert (check.ok, check.required) == (False, False)
-    assert "sageattention is not installed: the fastest exact kernel is used instead" in check.detail
-    assert check.fix == 'python -m pip install "infinitalk-cli[sage]"'
+    assert f"{package} is not installed: the fastest exact kernel is used instead" in check.detail
+    assert check.fix == f"python -m pip install {fix}"
+
+
+def test_the_8_bit_kernel_is_pointed_out_where_it_can_run() -> None:
+    packages = Packages({**GOOD, TRITON: "3.6.0"}, (12, 8), ENCODERS)
+    seen = hardware("rtx4090-desktop")
+    found = examine(Examination(seen, packages, choose_profile(seen, Wishes()), Path("no-weights")))
+    (check,) = (check for check in found if check.name == "attention")
+    assert check.ok
+    assert "--attention 8bit is faster and less exact" in check.detail
 
 
 def test_a_pickled_speech_encoder_is_told_and_never_opened(tmp_path: Path) -> None:
