@@ -32,6 +32,8 @@ from torch import Tensor
 
 WIDTHS = (64, 128)
 """Head widths that the kernel serves."""
+HEADS_AT_ONCE = 20
+"""Rounded tokens of so many heads are held, so that a pass needs no more memory than with an exact kernel."""
 FP8 = torch.float8_e4m3fn
 LARGEST_INT8, LARGEST_FP8 = 127.0, 448.0
 WEIGHT_EXPONENT = 8
@@ -67,21 +69,28 @@ def attention_int8(q: Tensor, k: Tensor, v: Tensor, *, fp8_values: bool = False,
     refuse_unfit(q, fp8_values=fp8_values)
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     shape = shape or shape_for(torch.cuda.get_device_capability(q.device), fp8_values=fp8_values)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    for first in range(0, q.shape[2], HEADS_AT_ONCE):
+        heads = slice(first, first + HEADS_AT_ONCE)
+        _attend(q[:, :, heads], k[:, :, heads], v[:, :, heads], out[:, :, heads], shape, fp8_values=fp8_values)
+    return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, shape: Shape, *, fp8_values: bool) -> None:
+    """Write the attention of some heads to `out`."""
     kernels: Any = import_module("infinitalk_cli.models.attention_int8_kernels")
     queries, query_scales = _rounded_tokens(kernels, q, None, shape.rows)
     keys, key_scales = _rounded_tokens(kernels, k, _turned_mean(k), shape.block)
     values, value_mean, value_scale = _rounded_values(kernels, v, shape.block) if fp8_values else (v, v, v)
     (batch, num_queries, heads, width), num_keys = q.shape, k.shape[1]
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     registers = {"maxnreg": shape.max_registers} if shape.max_registers else {}
     kernels.attend[(-(-num_queries // shape.rows), batch * heads)](
         queries, query_scales, keys, key_scales, values, value_scale, value_mean, out, score_scale(width),
-        num_queries, queries.shape[2], num_keys, keys.shape[2], heads, *v.stride()[:3],
+        num_queries, queries.shape[2], num_keys, keys.shape[2], heads, *v.stride()[:3], *out.stride()[:3],
         WIDTH=width, ROWS=shape.rows, BLOCK=shape.block, FP8=fp8_values, RAGGED=num_keys < keys.shape[2],
         SHIFTED=shape.shifted, APART=fp8_values and shape.apart,
         num_warps=shape.warps, num_stages=shape.stages, **registers,
     )  # fmt: skip
-    return out
 
 
 def refuse_unfit(q: Tensor, *, fp8_values: bool) -> None:

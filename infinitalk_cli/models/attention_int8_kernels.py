@@ -178,6 +178,9 @@ def attend(
     v_stride_batch,
     v_stride_token,
     v_stride_head,
+    out_stride_batch,
+    out_stride_token,
+    out_stride_head,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -217,6 +220,6 @@ def attend(
     if FP8:
         scale = tl.load(v_scale_ptr + head * WIDTH + lanes)[None, :]
         out = out * scale + tl.load(v_mean_ptr + head * WIDTH + lanes)[None, :]
-    out_ptr += batch * num_queries * num_heads * WIDTH
-    places = (rows.to(tl.int64)[:, None] * num_heads + own) * WIDTH + lanes[None, :]
+    out_ptr += batch * out_stride_batch + own * out_stride_head
+    places = rows.to(tl.int64)[:, None] * out_stride_token + lanes[None, :]
     tl.store(out_ptr + places, out.to(out_ptr.dtype.element_ty), mask=(rows < num_queries)[:, None])
