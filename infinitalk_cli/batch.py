@@ -21,6 +21,9 @@ from infinitalk_cli.profiles import AUTO
 if TYPE_CHECKING:
     from infinitalk_cli.run_batch import WarmNetworks
 
+MANY_JOBS = 20
+"""To look at so many takes a moment, in which something should be said."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -83,15 +86,25 @@ def run_batch(
 def prepare_all(
     jobs: Sequence[ListedJob], options: GenerateOptions, console: Console
 ) -> tuple[list[tuple[ListedJob, PreparedRun]], list[Failure]]:
-    """Check every job before the first one is made. Raises: InputError: if the names of the videos can't be."""
+    """Check every job, its pictures and sounds included, before the first one is made.
+
+    Raises: InputError: if the names of the videos can't be.
+    """
+    from infinitalk_cli.run_plan import plan_job
+
     template = DEFAULT_NAME if options.output == DEFAULT_OUTPUT else str(options.output)
     seeds = [a_seed(options) for _ in jobs]
     profile = str(options_said(options).value("profile", AUTO))
     ready, failures = list[tuple[ListedJob, PreparedRun]](), list[Failure]()
-    for job, seed, output in zip(jobs, seeds, name_videos(jobs, template, seeds, profile), strict=True):
+    outputs = name_videos(jobs, template, seeds, profile)
+    if len(jobs) >= MANY_JOBS:
+        console.note(f"checking {len(jobs)} jobs")
+    for job, seed, output in zip(jobs, seeds, outputs, strict=True):
         own = replace(options, input_json=None, more=None, seed=seed, output=output)
         try:
-            ready.append((job, prepare_run(own, job.read(said_anew(options)))))
+            prepared = prepare_run(own, job.read(said_anew(options)))
+            plan_job(prepared.request)
+            ready.append((job, prepared))
         except TalkError as error:
             failures.append(tell(Failure(job, error), console))
     return ready, failures

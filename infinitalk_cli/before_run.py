@@ -14,18 +14,23 @@ from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, 
 
 
 def announcements(prepared: PreparedRun) -> list[str]:
-    """What a user should know before the run. Raises: DoesNotFitError: if it can't run here."""
+    """What a user should know before the run.
+
+    Raises: InputError: if an input can't be read. DoesNotFitError: if the run can't fit here.
+    """
     return [*notes(prepared.request), *predictions(prepared)]
 
 
 def predictions(prepared: PreparedRun) -> list[str]:
-    """Why this profile, and what the run will take. Raises: DoesNotFitError: if it can't run here."""
-    if prepared.request.weights_dir is None or read_sizes(prepared.request.weights_dir) is None:
-        return []
-    from infinitalk_cli.run_plan import plan_job
+    """Why this profile, and what the run will take; nothing for the demo. Raises: as `announcements`."""
+    from infinitalk_cli.run_plan import cuts_note, plan_job
 
-    _, lines = predict(prepared, plan_job(prepared.request).shape)
-    return [choice_line(prepared.choice), *lines]
+    request = prepared.request
+    planned = plan_job(request)
+    if request.weights_dir is None or read_sizes(request.weights_dir) is None:
+        return []
+    _, lines = predict(prepared, planned.shape)
+    return [choice_line(prepared.choice), *lines, *filter(None, [cuts_note(request)])]
 
 
 def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, list[str]]:
@@ -57,14 +62,29 @@ def notes(request: GenerateRequest) -> list[str]:
     who = "1 speaker" if job.num_speakers == 1 else f"{job.num_speakers} speakers"
     if job.is_one_of_several:
         who = "1 speaker, everyone else silent,"
-    found = [
+    main = (
         f"{who} from {job.reference.name}, {profile.name} profile, {profile.num_steps} steps, seed {request.seed}"
         f" -> {request.output}"
-    ]
-    found += [*job.notes, *foreign_weights_notes(request)]
-    if request.reference_by_index and not job.is_video:
-        found.append("note: --reference-by-index has no effect on a picture")
-    return found
+    )
+    return [main, *side_notes(request)]
+
+
+def side_notes(request: GenerateRequest) -> list[str]:
+    """What may not be meant as it was understood."""
+    return [*request.job.notes, *foreign_weights_notes(request), *effectless_notes(request)]
+
+
+def effectless_notes(request: GenerateRequest) -> list[str]:
+    """Options that do nothing for this job."""
+    if request.job.is_video:
+        return []
+    source = request.source
+    given = {
+        "--reference-by-index": request.reference_by_index,
+        f"--short-source {source.short_source}": source.short_source != "hold",
+        "--scenes on": source.scenes == "on",
+    }
+    return [f"note: {option} has no effect on a picture" for option, is_given in given.items() if is_given]
 
 
 def repetition_note(record: JobRecord) -> str:

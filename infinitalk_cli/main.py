@@ -7,7 +7,7 @@ import typer
 
 from infinitalk_cli import __version__
 from infinitalk_cli.batch import run_batch
-from infinitalk_cli.before_run import announcements, bind_gpus, foreign_weights_notes, predict, repetition_note
+from infinitalk_cli.before_run import announcements, bind_gpus, predict, repetition_note, side_notes
 from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.console_options import taking
@@ -23,7 +23,7 @@ from infinitalk_cli.options_record import record_of, repeating
 from infinitalk_cli.prepare import PreparedRun, prepare_run
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles_commands import profiles_app
-from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request
+from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request, output_fate
 from infinitalk_cli.run_reports import plan_record, plan_text
 from infinitalk_cli.weights_commands import weights_app
 
@@ -110,17 +110,15 @@ def perform(
 ) -> None:
     """Make the video of a prepared run, or what else the options wish of it, and say so."""
     request = prepared.request
+    is_done = options.skip_existing and was_made_before(request)
     if options.dry_run:
-        show_plan(prepared, console)
+        show_plan(prepared, console, is_done=is_done)
         return
-    if options.skip_existing and request.output.exists():
-        from infinitalk_cli.run_batch import is_done
-
-        if is_done(request):
-            console.note(f"{request.output} is there already, made by the same job")
-            console.result(str(request.output), {"output": str(request.output), "skipped": True})
-            return
-        check_request(request)
+    if is_done:
+        console.note(f"{request.output} is there already, made by the same job")
+        console.result(str(request.output), {"output": str(request.output), "skipped": True})
+        return
+    check_request(request)
     for note in announcements(prepared):
         console.note(note)
     from infinitalk_cli import runner  # torch loads here, after the input is known to be good
@@ -131,20 +129,32 @@ def perform(
     console.result(str(result.output), result_record(request, result))
 
 
-def show_plan(prepared: PreparedRun, console: Console) -> None:
-    """What would run, as the result; a run that can't fit is refused here too."""
-    from infinitalk_cli.run_plan import plan_job, short_note
+def was_made_before(request: GenerateRequest) -> bool:
+    """Whether the output is there, made by the same job."""
+    if not request.output.exists():
+        return False
+    from infinitalk_cli.run_batch import is_done
 
-    planned = plan_job(prepared.request)
-    if short := short_note(planned.shape.num_frames, planned.shape.fps):
-        console.note(short)
-    for note in (*prepared.request.job.notes, *foreign_weights_notes(prepared.request)):
-        console.note(note)
+    return is_done(request)
+
+
+def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None:
+    """What would run, as the result, and what it would do about what is there; a run that can't fit is refused."""
+    from infinitalk_cli.run_plan import cuts_note, plan_job, short_note
+
+    request = prepared.request
+    planned = plan_job(request)
+    for note in (short_note(planned.shape.num_frames, planned.shape.fps), *side_notes(request), cuts_note(request)):
+        if note:
+            console.note(note)
     found, lines = predict(prepared, planned.shape)
     text = plan_text(prepared.choice, planned, found, lines)
     if prepared.lacking:
         console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
-    console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus))
+    fate, note = output_fate(request, is_done=is_done)
+    if note:
+        console.note(note)
+    console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus, fate))
 
 
 def closing_note(prepared: PreparedRun, result: GenerateResult) -> str:

@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
-from infinitalk_cli.media.part_name import part_folder_of, part_path_of
+from infinitalk_cli.media.part_name import holds_pieces, part_folder_of, part_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
 from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
@@ -28,6 +28,10 @@ LARGEST_CRF = 51
 
 MOST_GPUS = 8
 """In one host."""
+
+
+Fate = Literal["new", "replaced", "resumed", "refused", "skipped"]
+"""Of the output of a run, by what is there before it."""
 
 
 @dataclass(frozen=True)
@@ -210,13 +214,11 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output must end in .mp4, not {output.name!r}"
     elif there and any(output.samefile(path) for path in run_files(request)):
         yield f"the output {output} is an input of the job"
-    elif there and not request.overwrite:
-        yield f"{output} is already there: --overwrite replaces it, -o names another"
     for path in kept_speech(request):
         if path.exists() and any(path.samefile(other) for other in run_files(request)):
             yield f"{path}, where the spoken text is kept, is an input of the job: -o names another"
-        elif path.exists() and not request.overwrite:
-            yield f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
+    if not request.overwrite:
+        yield from _taken_places(request)
     part = part_path_of(output)
     if part.is_file() and any(part.samefile(path) for path in run_files(request)):
         yield f"{part} is an input of the job, and would be overwritten on the way to {output}: -o names another"
@@ -227,6 +229,36 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output folder can't be made: {folder} is a file"
     elif not os.access(folder, os.W_OK | os.X_OK):
         yield f"the output folder {folder} is not writable"
+
+
+def _taken_places(request: GenerateRequest) -> Iterator[str]:
+    """What is at the places that the run writes to and stays unless the user says otherwise."""
+    output, folder, inputs = request.output, part_folder_of(request.output), run_files(request)
+    for path, what in ((output, ""), *((path, ", where the spoken text is kept,") for path in kept_speech(request))):
+        if path.is_file() and not any(path.samefile(other) for other in inputs):
+            yield f"{path}{what} is already there: --overwrite replaces it, -o names another"
+    if holds_pieces(folder) and not request.resume:
+        yield (
+            f"{folder} holds finished pieces of an earlier run: --resume goes on from there, --overwrite drops them "
+            f"and starts anew"
+        )
+
+
+def output_fate(request: GenerateRequest, *, is_done: bool = False) -> tuple[Fate, str]:
+    """What a run would do about what is there, and how a dry run says it. `is_done`: the same job has made the output.
+
+    What no option can mend is `check_request`'s business.
+    """
+    taken = list(_taken_places(request))
+    if is_done:
+        return "skipped", f"note: {request.output} is there already, made by the same job: it would be left out"
+    if taken and not request.overwrite:
+        return "refused", "\n  ".join(["note: the run would be refused:", *taken])
+    if holds_pieces(part_folder_of(request.output)) and request.resume:
+        return "resumed", f"note: --resume would go on behind what is in {part_folder_of(request.output)}"
+    if taken:
+        return "replaced", f"note: --overwrite would replace what is there: {request.output}"
+    return "new", ""
 
 
 def kept_speech(request: GenerateRequest) -> tuple[Path, ...]:

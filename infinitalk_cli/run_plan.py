@@ -6,6 +6,7 @@ to its end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,8 @@ from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
 from infinitalk_cli.media.image import BUCKETS, Bucket, CropPlan
 from infinitalk_cli.media.reference import VIDEO_FPS, look_at
+from infinitalk_cli.media.scenes import can_find_cuts
+from infinitalk_cli.media.sound_choice import over_before_its_use
 from infinitalk_cli.media.sound_track import exact_s
 from infinitalk_cli.media.video import VideoReader
 from infinitalk_cli.places import speaker_areas
@@ -62,8 +65,9 @@ class PlannedJob:
 
 
 def plan_job(request: GenerateRequest) -> PlannedJob:
-    """Look at the inputs of a request. Raises: InputError: if one can't be read."""
+    """Look at the inputs of a request. Raises: InputError: if one can't be read, or what it holds can't be meant."""
     job = request.job
+    check_sounds(request)
     refuse_late_turns(request)
     reader = VideoReader(job.reference) if job.is_video else None
     picture, crop = look_at(job.reference, sizes_of(request), reader, request.picture.fit)
@@ -94,6 +98,29 @@ def refuse_unseen(job: Job, planned: PlannedJob) -> None:
                 f"{bottom} (left, top, right, bottom) of the picture",
                 hint="make it larger, or crop the picture around the speakers; `talk preview` draws it",
             )
+
+
+def check_sounds(request: GenerateRequest) -> None:
+    """Open every file whose sound is used. Raises: InputError: if one has none, or none of the wished stretch."""
+    job, wishes = request.job, request.sound
+    for path in (*job.recordings, *wishes.files, *((job.reference,) if wishes.output_sound == "source" else ())):
+        SoundReader(path).close()
+    start_s = exact_s(wishes.start_s)
+    if not start_s or job.read_aloud or start_s < speech_duration_s(request):
+        return
+    if start_s >= (end_s := speech_duration_s(request, decoded_duration_s)):  # decoded, as a header may be wrong
+        raise over_before_its_use(end_s, start_s)
+
+
+def cuts_note(request: GenerateRequest) -> str:
+    """A word where the number of chunks is not known before the run has looked for scene cuts; "" elsewhere."""
+    source = request.source
+    if not request.job.is_video or request.reference_by_index or source.scenes == "off":
+        return ""
+    found = "scene cut that the run finds" if source.scenes == "on" or can_find_cuts() else ""
+    looped = "new start of the loop" if source.short_source == "loop" else ""
+    each = " and each ".join(part for part in (found, looped) if part)
+    return f"note: chunks are counted by length alone: each {each} may add one" if each else ""
 
 
 def refuse_late_turns(request: GenerateRequest) -> None:
@@ -129,13 +156,14 @@ def used_s(request: GenerateRequest, whole_s: Fraction) -> Fraction:
     return max(Fraction(0), end_s - exact_s(request.sound.start_s))
 
 
-def speech_duration_s(request: GenerateRequest) -> Fraction:
+def speech_duration_s(request: GenerateRequest, length_of: Callable[[Path], Fraction] | None = None) -> Fraction:
     """From the start of the video to the end of the last one's speech, of a text about.
 
+    Args: length_of: tells the seconds of a sound file; None for `sound_duration_s`.
     Raises: InputError: if a sound can't be read.
     """
-    job = request.job
-    found = [(speaker, sound_duration_s(speaker.audio)) for speaker in job.speakers if speaker.audio is not None]
+    job, length_of = request.job, length_of or sound_duration_s
+    found = [(speaker, length_of(speaker.audio)) for speaker in job.speakers if speaker.audio is not None]
     found += [(job.speakers[number], text_duration_s(request, number)) for number in job.read_aloud]
     if job.audio_type == "para" or job.num_speakers == 1:
         return max(exact_s(speaker.start_s) + length_s for speaker, length_s in found)

@@ -10,6 +10,7 @@ from infinitalk_cli.console import duration
 from infinitalk_cli.estimate import Estimate
 from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.hardware import Gpu
+from infinitalk_cli.request import Fate
 from infinitalk_cli.run_choice import RunChoice
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def plan_text(run: RunChoice, planned: PlannedJob, found: Estimate | None, lines
 
 
 def plan_record(
-    run: RunChoice, planned: PlannedJob, found: Estimate | None, gpus: Sequence[Gpu] = ()
+    run: RunChoice, planned: PlannedJob, found: Estimate | None, gpus: Sequence[Gpu] = (), output: Fate = "new"
 ) -> dict[str, object]:
-    """The same for programs."""
+    """The same for programs. `output`: what the run would do about what is there."""
     shape = planned.shape
     return {
         "profile": run.base.name,
@@ -71,6 +72,7 @@ def plan_record(
         "height": shape.height,
         "num_frames": shape.num_frames,
         "crop_box": list(planned.crop_box),
+        "output": output,
         "estimate": {**asdict(found), "seconds": found.seconds, "stages_s": found.stages} if found else None,
     }
 

@@ -83,6 +83,14 @@ def test_a_failing_job_does_not_stop_the_others_and_is_told_again(desk: Path, en
     assert "gone.json: exit 2, no such job file" in table
 
 
+def test_media_of_every_job_are_looked_at_before_the_first_one_is_made(desk: Path, engine: Engine) -> None:
+    Path("broken.wav").write_bytes(b"RIFF....")
+    (desk / "jobs.jsonl").write_text(lines(JOB, {**JOB, "audio": "broken.wav"}))
+    result = generate("jobs.jsonl")
+    assert (result.exit_code, result.stdout.split()) == (8, ["jobs-1.mp4"])
+    assert result.stderr.index("broken.wav cannot be read") < result.stderr.index("job 1 of 1")
+
+
 @pytest.mark.parametrize("failure", [errors.OutOfGpuMemoryError("too little"), ZeroDivisionError("a bug")])
 def test_a_run_that_fails_is_one_failed_job(desk: Path, engine: Engine, failure: Exception) -> None:
     engine.failure = failure

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import infinitalk_cli
@@ -19,6 +20,7 @@ from infinitalk_cli.job import DEFAULT_PROMPT, Box, Speaker
 from infinitalk_cli.main import app
 from infinitalk_cli.progress import OnProgress, Progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult, LoraFile
+from tests.media.made import noise, write_sound, write_wav
 
 
 @dataclass
@@ -60,8 +62,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with inputs and without weights."""
-    for name in ("face.png", "clip.mp4", "a.wav", "b.wav"):
-        (tmp_path / name).write_bytes(b"content")
+    Image.new("RGB", (96, 64)).save(tmp_path / "face.png")
+    write_sound(tmp_path / "clip.mp4", noise(1600), 16_000, "aac", picture=True)
+    for name in ("a.wav", "b.wav"):
+        write_wav(tmp_path / name, noise(16_000), 16_000)
     (tmp_path / "job.json").write_text(
         json.dumps({"prompt": "A talk.", "cond_image": "face.png", "cond_audio": {"person1": "a.wav"}})
     )
@@ -228,14 +232,17 @@ def test_a_negative_seed_is_replaced_by_a_random_one_that_is_told(desk: Path, en
 
 
 def test_one_face_of_several_is_told(desk: Path, engine: Engine) -> None:
-    result = generate("--image", "face.png", "--audio", "a.wav", "--box", "1,2,3,4")
+    result = generate("--image", "face.png", "--audio", "a.wav", "--box", "10,20,30,40")
     assert "1 speaker, everyone else silent, from face.png" in result.stderr
     assert engine.request.job.num_speakers == 2
 
 
-def test_options_without_effect_are_told(desk: Path, engine: Engine) -> None:
-    result = generate("--image", "face.png", "--audio", "a.wav", "--reference-by-index")
-    assert "note: --reference-by-index has no effect on a picture" in result.stderr
+@pytest.mark.parametrize("option", ["--reference-by-index", "--short-source loop", "--scenes on"])
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_options_without_effect_are_told(desk: Path, engine: Engine, option: str, dry_run: list[str]) -> None:
+    result = generate("--image", "face.png", "--audio", "a.wav", *option.split(), *dry_run)
+    assert f"note: {option} has no effect on a picture" in result.stderr
+    assert result.exit_code == 0
 
 
 def test_weights_say_which_engine_runs(desk: Path, engine: Engine) -> None:
@@ -308,6 +315,82 @@ def test_an_output_that_is_there_is_kept(desk: Path, engine: Engine) -> None:
     assert "output.mp4 is already there: --overwrite replaces it" in result.stderr
     assert (desk / "output.mp4").read_bytes() == b"precious"
     assert generate("job.json", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "fate", "told"),
+    [
+        ([], "refused", "the run would be refused:\n  output.mp4 is already there"),
+        (["--overwrite"], "replaced", "--overwrite would replace what is there: output.mp4"),
+        (["--skip-existing"], "refused", "the run would be refused"),
+        (["-o", "part.mp4"], "refused", "part.part holds finished pieces of an earlier run: --resume goes on"),
+        (["-o", "part.mp4", "--resume"], "resumed", "--resume would go on behind what is in part.part"),
+        (["-o", "free.mp4"], "new", ""),
+    ],
+)
+def test_a_dry_run_says_what_becomes_of_the_output(
+    desk: Path, engine: Engine, options: list[str], fate: str, told: str
+) -> None:
+    Path("output.mp4").write_bytes(b"precious")
+    Path("part.part").mkdir()
+    Path("part.part/0001.mp4").write_bytes(b"piece")
+    before = files_of(desk)
+    result = generate("job.json", "--dry-run", "--json", *options)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["output"] == fate
+    assert told in result.stderr
+    assert files_of(desk) == before
+
+
+def test_pieces_of_an_earlier_run_are_told_before_anything_is_loaded(desk: Path, engine: Engine) -> None:
+    Path("output.part").mkdir()
+    Path("output.part/0001.mp4").write_bytes(b"piece")
+    refused = generate("job.json")
+    assert (refused.exit_code, engine.requests) == (2, [])
+    assert "output.part holds finished pieces of an earlier run: --resume goes on" in refused.stderr
+    assert generate("job.json", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", []),
+        ("face.png", []),
+        ("mix.wav", ["--output-audio", "mix.wav"]),
+        ("voice.wav", ["--drive-audio", "voice.wav"]),
+    ],
+)
+def test_media_that_can_t_be_read_are_told_before_anything_is_loaded(
+    desk: Path, engine: Engine, name: str, options: list[str]
+) -> None:
+    Path(name).write_bytes(b"neither picture nor sound")
+    result = generate("job.json", *options)
+    assert (result.exit_code, engine.requests) == (2, [])
+    assert name in result.stderr
+
+
+def test_speech_that_is_over_before_its_use_is_told_before_anything_is_loaded(desk: Path, engine: Engine) -> None:
+    result = generate("job.json", "--audio-start", "1.5", "--dry-run")
+    assert result.exit_code == 2
+    assert "the speech is over at 1.00 s, before its use begins at 1.50 s" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "each scene cut that the run finds may add one"),
+        (["--short-source", "loop"], "each scene cut that the run finds and each new start of the loop may add one"),
+        (["--scenes", "off"], ""),
+    ],
+)
+def test_scene_cuts_are_said_not_to_be_counted(
+    desk: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
+) -> None:
+    monkeypatch.setattr("infinitalk_cli.run_plan.can_find_cuts", lambda: True)
+    result = generate("--video", "clip.mp4", "--audio", "a.wav", "--dry-run", *options)
+    assert result.exit_code == 0, result.stderr
+    assert told in result.stderr
+    assert ("by length alone" in result.stderr) == bool(told)
 
 
 @pytest.mark.parametrize(

@@ -24,3 +24,8 @@ def part_path_of(output: Path) -> Path:
     """The pieces of a run that was stopped, joined so that they can be played."""
     real = real_path_of(output)
     return real.with_name(f"{real.stem}.part.mp4")
+
+
+def holds_pieces(folder: Path) -> bool:
+    """Whether an earlier run has left finished pieces in such a folder."""
+    return (folder / "0001.mp4").exists()

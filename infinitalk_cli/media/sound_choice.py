@@ -34,10 +34,7 @@ def cut_speech(tracks: SpeechTracks, start_s: Fraction, end_s: Fraction | None) 
     """
     end_s = tracks.duration_s if end_s is None else min(end_s, tracks.duration_s)
     if start_s >= end_s:
-        raise InputError(
-            f"the speech is over at {float(tracks.duration_s):.2f} s, before its use begins at {float(start_s):.2f} s",
-            hint="a smaller --audio-start",
-        )
+        raise over_before_its_use(tracks.duration_s, start_s)
     first, last = round(start_s * SPEECH_RATE), round(end_s * SPEECH_RATE)
     waveforms = tuple(waveform[first:last] for waveform in tracks.waveforms)
     return replace(
@@ -46,6 +43,14 @@ def cut_speech(tracks: SpeechTracks, start_s: Fraction, end_s: Fraction | None) 
         num_samples=tuple(len(waveform) for waveform in waveforms),
         duration_s=end_s - start_s,
         sound_track=cut_track(tracks.sound_track, start_s, end_s - start_s),
+    )
+
+
+def over_before_its_use(end_s: Fraction, start_s: Fraction) -> InputError:
+    """What to say of speech that ends before the stretch of it that is wished begins."""
+    return InputError(
+        f"the speech is over at {float(end_s):.2f} s, before its use begins at {float(start_s):.2f} s",
+        hint="a smaller --audio-start",
     )
 
 
