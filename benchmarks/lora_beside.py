@@ -120,9 +120,11 @@ class Bench:
         before_bytes = torch.cuda.memory_allocated() if self.watch.device.type == "cuda" else 0
         offloaders: list[BlockOffloader] = []
 
-        def stream(dit: DiT) -> None:
+        def stream(dit: DiT, refs: Mapping[str, TensorRef], loras: LoraPlan) -> tuple[str, ...]:
+            del refs, loras
             if form.streamed:
                 offloaders.append(BlockOffloader(list(dit.blocks), self.watch.device))
+            return ()
 
         dit = make_dit(
             self.config,
