@@ -2,15 +2,20 @@
 
 import os
 
+from infinitalk_cli.errors import DoesNotFitError
 from infinitalk_cli.estimate import Estimate
 from infinitalk_cli.footprint import PUBLISHED, JobShape
 from infinitalk_cli.hardware import cuda_environment
 from infinitalk_cli.job_record import JobRecord
+from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.prepare import PreparedRun
 from infinitalk_cli.profiles import AUTO, find_preset, settle
 from infinitalk_cli.request import GenerateRequest
-from infinitalk_cli.run_choice import estimate_run, read_sizes, refuse_misfit
-from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, sharing_lines
+from infinitalk_cli.run_choice import estimate_run, find_misfit, read_sizes
+from infinitalk_cli.run_reports import LONG_RUN_S, choice_line, estimate_lines, sharing_lines, work_line
+
+DEMO_RAM = "0.8 GB"
+"""At most, with examples/single.json on a CPU; an hour of the smallest pictures took as much (benchmarks/)."""
 
 
 def announcements(prepared: PreparedRun) -> list[str]:
@@ -29,25 +34,50 @@ def predictions(prepared: PreparedRun) -> list[str]:
     planned = plan_job(request)
     if request.weights_dir is None or read_sizes(request.weights_dir) is None:
         return []
+    if refusal := misfit(prepared, planned.shape):
+        raise refusal
     _, lines = predict(prepared, planned.shape)
     return [choice_line(prepared.choice), *lines, *filter(None, [cuts_note(request)])]
 
 
 def predict(prepared: PreparedRun, shape: JobShape) -> tuple[Estimate | None, list[str]]:
-    """The estimate and how it reads; nothing for the demo. Raises: DoesNotFitError: if the run can't fit."""
-    request, choice = prepared.request, prepared.choice
-    sizes = read_sizes(request.weights_dir) if request.weights_dir else None
-    sizes = sizes or (PUBLISHED if prepared.lacking else None)
-    unseen = choice.gpu is None and request.device.startswith("cuda")  # a GPU that torch knows and NVML does not
-    if sizes is None or unseen:
-        return None, []
-    refuse_misfit(choice, request.profile, shape, sizes)
+    """The estimate, if there is one, and how the prediction reads."""
+    request, choice, sizes = prepared.request, prepared.choice, judged_sizes(prepared)
+    if sizes is None:
+        return None, [work_line(shape, request.profile), *demo_lines(prepared)]
     found = estimate_run(choice, request.profile, shape, sizes, num_gpus=request.num_gpus)
     faster_s = None
     if found.seconds is not None and found.seconds > LONG_RUN_S and not request.profile.lora:
         fast = settle(request.profile, choice.said.wishes, request.engine, find_preset("fast"))
         faster_s = estimate_run(choice, fast, shape, sizes, num_gpus=request.num_gpus).seconds
-    return found, [*sharing_lines(prepared.gpus), *estimate_lines(found, shape, faster_s)]
+    return found, [*sharing_lines(prepared.gpus), work_line(shape, request.profile), *estimate_lines(found, faster_s)]
+
+
+def misfit(prepared: PreparedRun, shape: JobShape) -> DoesNotFitError | None:
+    """Why the run can't start, if its memory is known not to suffice."""
+    sizes = judged_sizes(prepared)
+    return find_misfit(prepared.choice, prepared.request.profile, shape, sizes) if sizes else None
+
+
+def judged_sizes(prepared: PreparedRun) -> DiTConfig | None:
+    """The transformer that memory and time go by; None for the demo's.
+
+    None, too, on a GPU that torch knows and NVML does not.
+    """
+    request = prepared.request
+    if prepared.choice.gpu is None and request.device.startswith("cuda"):
+        return None
+    sizes = read_sizes(request.weights_dir) if request.weights_dir else None
+    return sizes or (PUBLISHED if prepared.lacking else None)
+
+
+def demo_lines(prepared: PreparedRun) -> list[str]:
+    """What the demo takes on a CPU, at its own picture sizes; of others nothing is known."""
+    request = prepared.request
+    own_size = request.profile.size == "demo" and request.picture.width is None
+    if request.weights_dir is not None or prepared.choice.gpu is not None or not own_size:
+        return []
+    return [f"memory: about {DEMO_RAM} of RAM, as measured"]
 
 
 def bind_gpus(prepared: PreparedRun) -> None:

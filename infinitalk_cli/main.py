@@ -7,7 +7,7 @@ import typer
 
 from infinitalk_cli import __version__
 from infinitalk_cli.batch import run_batch
-from infinitalk_cli.before_run import announcements, bind_gpus, predict, repetition_note, side_notes
+from infinitalk_cli.before_run import announcements, bind_gpus, misfit, predict, repetition_note, side_notes
 from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.console_options import taking
@@ -24,7 +24,7 @@ from infinitalk_cli.prepare import PreparedRun, prepare_run
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request, output_fate
-from infinitalk_cli.run_reports import plan_record, plan_text
+from infinitalk_cli.run_reports import plan_record, plan_text, work_record
 from infinitalk_cli.weights_commands import weights_app
 
 if TYPE_CHECKING:
@@ -139,7 +139,10 @@ def was_made_before(request: GenerateRequest) -> bool:
 
 
 def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None:
-    """What would run, as the result, and what it would do about what is there; a run that can't fit is refused."""
+    """What would run, as the result, and what it would do about what is there.
+
+    Raises: DoesNotFitError: after that, for a run that can't fit.
+    """
     from infinitalk_cli.run_plan import cuts_note, plan_job, short_note
 
     request = prepared.request
@@ -148,13 +151,17 @@ def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None
         if note:
             console.note(note)
     found, lines = predict(prepared, planned.shape)
-    text = plan_text(prepared.choice, planned, found, lines)
+    refusal = misfit(prepared, planned.shape)
     if prepared.lacking:
         console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
     fate, note = output_fate(request, is_done=is_done)
     if note:
         console.note(note)
-    console.result(text, plan_record(prepared.choice, planned, found, prepared.gpus, fate))
+    record = plan_record(prepared.choice, planned, found, prepared.gpus, fate)
+    record |= {**work_record(planned.shape, request.profile), "refused": refusal and refusal.message}
+    console.result(plan_text(prepared.choice, planned, lines), record)
+    if refusal:
+        raise refusal
 
 
 def closing_note(prepared: PreparedRun, result: GenerateResult) -> str:

@@ -1,8 +1,8 @@
 """From all that was said - options, environment, files - and from the machine to the profile of one run.
 
 `choose_run` settles which profile, preset and GPU; it keeps what was said apart from what follows from it, so that
-`talk profiles show` can name the origin of every value. `estimate_run` predicts that run; `refuse_misfit` stops it
-before anything is loaded if it can't succeed.
+`talk profiles show` can name the origin of every value. `estimate_run` predicts that run; `find_misfit` says
+before anything is loaded that it can't succeed.
 """
 
 from __future__ import annotations
@@ -192,15 +192,15 @@ def gpus_of(run: RunChoice, number: int) -> tuple[Gpu, ...]:
     return ()
 
 
-def refuse_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig) -> None:
-    """Stop a run that can't fit. Raises: DoesNotFitError: with the number needed and what would fit."""
+def find_misfit(run: RunChoice, profile: Profile, shape: JobShape, sizes: DiTConfig) -> DoesNotFitError | None:
+    """Why a run can't fit, with the number needed and what would fit; None if it does."""
     shortfall = memory_shortfall(profile, run.hardware, run.gpu, shape, sizes)
     if not shortfall:
-        return
+        return None
     hint = remedy(profile, run.hardware, run.gpu) if run.gpu else "--profile demo fits: small weights of its own"
     if profile.demo_weights:
         hint = "without --weights-dir the demo runs on small weights of its own, which fit"
-    raise DoesNotFitError(f"the {profile.name} profile {shortfall}", hint=hint)
+    return DoesNotFitError(f"the {profile.name} profile {shortfall}", hint=hint)
 
 
 def estimate_run(

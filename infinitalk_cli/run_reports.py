@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import duration
-from infinitalk_cli.estimate import Estimate
+from infinitalk_cli.estimate import Estimate, num_chunks, passes_per_step
 from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.hardware import Gpu
+from infinitalk_cli.profiles import Profile
 from infinitalk_cli.request import Fate
 from infinitalk_cli.run_choice import RunChoice
 
@@ -32,14 +33,25 @@ def sharing_lines(gpus: Sequence[Gpu]) -> list[str]:
     return ["GPUs that share every pass: " + ", ".join(f"{gpu.label} ({gpu.name})" for gpu in gpus)]
 
 
-def estimate_lines(found: Estimate, shape: JobShape, faster_s: float | None = None) -> list[str]:
+def work_line(shape: JobShape, profile: Profile) -> str:
+    """What is to be computed."""
+    chunks, passes = work_record(shape, profile).values()
+    many = "1 chunk" if chunks == 1 else f"{chunks} chunks"
+    return f"{shape.num_frames / shape.fps:.2f} s at {shape.width} x {shape.height}: {many} of {passes} passes"
+
+
+def work_record(shape: JobShape, profile: Profile) -> dict[str, object]:
+    """The same for programs."""
+    passes = profile.num_steps * passes_per_step(profile)
+    return {"num_chunks": num_chunks(shape.num_frames, profile), "passes_per_chunk": passes}
+
+
+def estimate_lines(found: Estimate, faster_s: float | None = None) -> list[str]:
     """The prediction. `faster_s`: of the same job with the fast preset, None if that is no news."""
     memory = f"{_gb(found.ram_bytes)} of RAM"
     if found.vram_bytes is not None:
         memory = f"{_gb(found.vram_bytes)} of GPU memory, {memory}"
-    seconds = shape.num_frames / shape.fps
-    work = f"{seconds:.2f} s at {shape.width} x {shape.height}: {_chunks(found)} of {found.passes_per_chunk} passes"
-    lines = [work, f"estimate: {memory}; {_time(found)} ({found.basis})"]
+    lines = [f"estimate: {memory}; {_time(found)} ({found.basis})"]
     if found.stages:
         lines.append("of it " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.stages.items()))
     if found.vram_bytes is not None:
@@ -49,13 +61,11 @@ def estimate_lines(found: Estimate, shape: JobShape, faster_s: float | None = No
     return lines
 
 
-def plan_text(run: RunChoice, planned: PlannedJob, found: Estimate | None, lines: Sequence[str]) -> str:
-    """The whole of `--dry-run`."""
-    shape = planned.shape
+def plan_text(run: RunChoice, planned: PlannedJob, lines: Sequence[str]) -> str:
+    """The whole of `--dry-run`. `lines`: the prediction."""
     box = ", ".join(str(number) for number in planned.crop_box)
     seen = f"picture: {planned.source_width} x {planned.source_height}, seen from it: {box} (left, top, right, bottom)"
-    told = lines if found else [f"{shape.num_frames / shape.fps:.2f} s at {shape.width} x {shape.height}"]
-    return "\n".join([choice_line(run), seen, *told])
+    return "\n".join([choice_line(run), seen, *lines])
 
 
 def plan_record(
@@ -75,10 +85,6 @@ def plan_record(
         "output": output,
         "estimate": {**asdict(found), "seconds": found.seconds, "stages_s": found.stages} if found else None,
     }
-
-
-def _chunks(found: Estimate) -> str:
-    return "1 chunk" if found.num_chunks == 1 else f"{found.num_chunks} chunks"
 
 
 def _time(found: Estimate) -> str:

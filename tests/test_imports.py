@@ -97,7 +97,9 @@ ROOMS = (
         ("main", "bench_command"), may=("", *SHELL), inside=("runner", "run_batch", "run_plan", "demo", "bench", "web*")
     ),
     Room(("api",), may=("", *SHELL), inside=("runner",), typing_only=("run_batch",)),
-    Room(("before_run",), may=("", "prepare", "run_choice", "run_reports", *DATA), inside=("run_plan",)),
+    Room(
+        ("before_run",), may=("", "prepare", "run_choice", "run_reports", "models.config", *DATA), inside=("run_plan",)
+    ),
     Room(("console", "console_options"), may=("errors", "progress")),
     Room(("job*", "subtitles", "dialogue"), may=("errors",)),
     Room(("voices",), may=("errors",)),

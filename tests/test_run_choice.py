@@ -137,11 +137,21 @@ def test_a_bench_on_this_machine_replaces_the_vendors_figure(desk: Path, talk_on
     assert "prediction" not in result.stdout
 
 
-def test_what_cannot_fit_exits_6_with_the_number_and_what_would(desk: Path, talk_on: Talk) -> None:
-    result = talk_on("rtx3060-12gb", *DRY, "--profile", "default", available_ram_bytes=30 * 10**9)
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--dry-run", "--json")], ids=["run", "dry run", "JSON"])
+def test_what_cannot_fit_exits_6_with_the_number_and_what_would(
+    desk: Path, talk_on: Talk, more: tuple[str, ...]
+) -> None:
+    result = talk_on("rtx3060-12gb", *DRY[:-1], *more, "--profile", "default", available_ram_bytes=30 * 10**9)
     assert result.exit_code == 6
     assert "GB of RAM, 30.0 GB are free" in result.stderr
     assert "hint: this fits: --quant int8" in result.stderr
+    if "--json" in more:
+        record = json.loads(result.stdout)
+        assert "GB of RAM, 30.0 GB are free" in record["refused"]
+        assert record["estimate"]["ram_bytes"] > 30e9
+    else:
+        assert ("8.00 s at 768 x 512: 4 chunks of 120 passes" in result.stdout) == bool(more)
+        assert ("GB of GPU memory" in result.stdout) == bool(more)
 
 
 def test_the_form_that_is_there_is_taken(desk: Path, talk_on: Talk) -> None:
@@ -247,6 +257,18 @@ def test_the_demo_takes_no_settings_of_files() -> None:
     }
     profile = choose_run(Said(settings), hardware("h200")).profile("infinitetalk")
     assert (profile.size, profile.num_steps, profile.lora) == ("demo", 2, "")
+
+
+def test_a_dry_run_of_the_demo_says_chunks_and_memory(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("no-gpu-laptop", *DRY, "--profile", "demo")
+    assert result.exit_code == 0, result.stderr
+    assert "8.00 s at 160 x 96: 8 chunks of 8 passes" in result.stdout
+    assert "memory: about 0.8 GB of RAM" in result.stdout
+    larger = talk_on("no-gpu-laptop", *DRY, "--profile", "demo", "--resolution", "640x480", "--steps", "2")
+    assert "8.00 s at 640 x 480: 8 chunks of 2 passes" in larger.stdout
+    assert "memory" not in larger.stdout
+    record = json.loads(talk_on("no-gpu-laptop", *DRY, "--profile", "demo", "--json").stdout)
+    assert (record["num_chunks"], record["passes_per_chunk"], record["refused"]) == (8, 8, None)
 
 
 def test_a_demo_asked_for_in_a_file_runs_without_a_gpu(desk: Path, talk_on: Talk) -> None:
