@@ -69,9 +69,9 @@ def placement_notes(offloader: BlockOffloader, num_blocks: int) -> Iterator[str]
     stay, num_stored = offloader.num_resident, offloader.num_stored
     yield f"{stay} of {num_blocks} transformer blocks stay on the GPU, the others are streamed"
     if num_stored:
-        size = f"{offloader.stored_bytes / 1e9:.1f} GB"
         held = f"RAM has room for {num_blocks - stay - num_stored} of these"
-        yield f"{held}; {num_stored} are read from the disk in every pass, {size} in all"
+        others = "one is" if num_stored == 1 else f"{num_stored} are"
+        yield f"{held}; {others} read from the disk in every pass ({offloader.stored_bytes / 1e9:.1f} GB)"
     if not offloader.is_pinned:
         yield "RAM is too short to lock all of them in it: they are carried by a thread, which takes some of the CPU"
 

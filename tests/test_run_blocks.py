@@ -174,7 +174,7 @@ def test_what_is_read_is_said(tmp_path: Path) -> None:
     assert network.offloader is not None
     notes = list(placement_notes(network.offloader, NUM_BLOCKS))
     assert "1 of 5 transformer blocks stay on the GPU" in notes[0]
-    assert "RAM has room for 1 of these; 3 are read from the disk in every pass, 0.0 GB in all" in notes[1]
+    assert "RAM has room for 1 of these; 3 are read from the disk in every pass (0.0 GB)" in notes[1]
 
 
 def test_weights_that_have_to_be_converted_are_all_read_into_ram(tmp_path: Path) -> None:
