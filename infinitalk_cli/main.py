@@ -125,7 +125,9 @@ def perform(
 
     with console.progress() as on_progress:
         result = runner.generate(request, on_progress=on_progress, on_note=console.note, warm=warm)
-    console.note(closing_note(prepared, result))
+    made, *further = closing_notes(prepared, result)
+    for note in (made, *further) if warm is None else (made,):  # of many jobs, each would say the same
+        console.note(note)
     console.result(str(result.output), result_record(request, result))
 
 
@@ -164,7 +166,7 @@ def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None
         raise refusal
 
 
-def closing_note(prepared: PreparedRun, result: GenerateResult) -> str:
+def closing_notes(prepared: PreparedRun, result: GenerateResult) -> tuple[str, str]:
     """What was made, and the next command."""
     request = prepared.request
     size = f"{result.width} x {result.height} at {result.fps} fps"
@@ -174,9 +176,9 @@ def closing_note(prepared: PreparedRun, result: GenerateResult) -> str:
         further = "talk download, then talk generate without --profile demo"
         if prepared.choice.gpu is None:
             further = "talk doctor, which says what the published weights need"
-        return f"{made} with the demo weights{told}\nnext: {further}"
+        return f"{made} with the demo weights{told}", f"next: {further}"
     other = request.output.with_stem(f"{request.output.stem}-{request.seed + 1}")
-    return f"{made}{told}\nnext: the same with --seed {request.seed + 1} -o {other} for another take"
+    return f"{made}{told}", f"next: the same with --seed {request.seed + 1} -o {other} for another take"
 
 
 def result_record(request: GenerateRequest, result: GenerateResult) -> dict[str, object]:

@@ -17,6 +17,7 @@ from infinitalk_cli.profiles import AUTO, settle
 from infinitalk_cli.profiles import find_profile as profile_of
 from infinitalk_cli.request import GenerateRequest, check_settings, input_files
 from infinitalk_cli.run_choice import choose_run
+from infinitalk_cli.run_reports import seen_line
 
 if TYPE_CHECKING:
     from infinitalk_cli.preview import Preview
@@ -102,12 +103,11 @@ def preview_request(options: PreviewOptions) -> GenerateRequest:
 def preview_lines(request: GenerateRequest, found: "Preview") -> list[str]:
     """The facts in words."""
     planned, chunks = found.planned, len(found.chunks)
-    box = ", ".join(str(number) for number in planned.crop_box)
     frames = request.profile.chunk_frames
     return [
         f"video: {planned.shape.width} x {planned.shape.height}, {found.seconds:.2f} s, {planned.shape.num_frames} "
         f"frames, {'1 chunk' if chunks == 1 else f'{chunks} chunks'} of up to {frames} frames",
-        f"picture: {planned.source_width} x {planned.source_height}, seen of it: {box} (left, top, right, bottom)",
+        seen_line(planned),
     ]
 
 

@@ -89,6 +89,10 @@ def find_profile(name: str) -> Profile:
     by_name = {profile.name: profile for profile in PROFILES}
     if name in by_name:
         return by_name[name]
+    if any(preset.name == name for preset in PRESETS):
+        raise InputError(
+            f"{name} is a preset, no profile", hint=f"talk generate --preset {name}; talk profiles ls has all"
+        )
     near = get_close_matches(name, [*by_name, AUTO], n=3)
     raise InputError(
         f"there is no profile {name!r}",

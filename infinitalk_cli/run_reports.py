@@ -63,9 +63,17 @@ def estimate_lines(found: Estimate, faster_s: float | None = None) -> list[str]:
 
 def plan_text(run: RunChoice, planned: PlannedJob, lines: Sequence[str]) -> str:
     """The whole of `--dry-run`. `lines`: the prediction."""
-    box = ", ".join(str(number) for number in planned.crop_box)
-    seen = f"picture: {planned.source_width} x {planned.source_height}, seen from it: {box} (left, top, right, bottom)"
-    return "\n".join([choice_line(run), seen, *lines])
+    return "\n".join([choice_line(run), seen_line(planned), *lines])
+
+
+def seen_line(planned: PlannedJob) -> str:
+    """What of the picture the video shows."""
+    crop, size = planned.crop, f"picture: {planned.source_width} x {planned.source_height}"
+    if crop.resized_height < crop.height:
+        return f"{size}, all of it seen, {-crop.top} pixels of the video filled up above and as many below"
+    if crop.resized_width < crop.width:
+        return f"{size}, all of it seen, {-crop.left} pixels of the video filled up on either side"
+    return f"{size}, seen of it: {', '.join(map(str, planned.crop_box))} (left, top, right, bottom)"
 
 
 def plan_record(

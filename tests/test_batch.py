@@ -31,8 +31,9 @@ def test_files_patterns_and_lists_are_made_in_order(desk: Path, engine: Engine) 
         (desk / "jobs" / f"{name}.json").write_text(json.dumps({"image": "face.png", "audio": "../a.wav"}))
     (desk / "more.jsonl").write_text(lines(JOB, JOB))
     (desk / "list.json").write_text(json.dumps([{**JOB, "prompt": "Listed."}]))
-    result = generate("job.json", "jobs/*.json", "more.jsonl", "list.json", "-q")
+    result = generate("job.json", "jobs/*.json", "more.jsonl", "list.json")
     assert result.exit_code == 0, result.stderr
+    assert "next:" not in result.stderr  # six times the same
     names = ["job.mp4", "a.mp4", "b.mp4", "more-1.mp4", "more-2.mp4", "list-1.mp4"]
     assert result.stdout.split() == names
     assert engine.requests[-1].job.prompt == "Listed."

@@ -135,7 +135,11 @@ ROOMS = (
     ),
     Room(("run_reports",), may=("console", "run_choice", *DATA), typing_only=("run_plan",)),
     Room(("batch",), may=("console*", "options*", "prepare", *DATA), inside=("run_batch", "run_plan")),
-    Room(("preview_command",), may=("console*", "options*", "prepare", "run_choice", *DATA), inside=("preview",)),
+    Room(
+        ("preview_command",),
+        may=("console*", "options*", "prepare", "run_choice", "run_reports", *DATA),
+        inside=("preview",),
+    ),
     Room(("profiles_commands",), may=("console*", "run_choice", "run_reports", *DATA)),
     Room(("doctor_commands",), may=("console*", "errors"), inside=("doctor*",)),
     Room(("doctor_reports",), may=("", "doctor*", "run_choice", "run_reports", *DATA)),

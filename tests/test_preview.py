@@ -43,6 +43,7 @@ def test_a_padded_picture_of_a_size_of_one_s_own_is_seen_whole(tmp_path: Path) -
     told = json.loads(result.stdout)
     assert (told["width"], told["height"]) == (320, 640)
     assert told["crop_box"] == [0, 0, 1024, 640]
+    assert "all of it seen, 220 pixels of the video filled up above and as many below" in result.stderr
     refused = preview(*TWO, *LEFT, "--resolution", "320x645", "-o", tmp_path / "look.png")
     assert (refused.exit_code, "such as 320x640, not 320x645" in refused.stderr) == (2, True)
     assert preview(*TWO, *LEFT, "--resolution", "wide", "-o", tmp_path / "look.png").exit_code == 2

@@ -55,6 +55,9 @@ def test_unknown_profile_is_named_with_the_nearest_one() -> None:
     with pytest.raises(InputError) as caught:
         find_profile("zzz")
     assert "default, demo" in caught.value.hint
+    with pytest.raises(InputError, match="fast is a preset") as caught:
+        find_profile("fast")
+    assert "--preset fast" in caught.value.hint
 
 
 @pytest.mark.parametrize(

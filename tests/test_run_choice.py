@@ -70,7 +70,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(desk: Path, talk_on: T
     assert result.exit_code == 0, result.stderr
     for part in (
         "h200 profile: NVIDIA H200 has a row of its own",
-        "picture: 300 x 200, seen from it:",
+        "picture: 300 x 200, seen of it:",
         "8.00 s at 768 x 512: 4 chunks of 120 passes",
         "of GPU memory",
         "roofline prediction, not a measurement",
