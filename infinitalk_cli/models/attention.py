@@ -88,19 +88,25 @@ def kernel_for(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
     wish = _wish.get()
     if wish is not None and wish != "8bit" and can_serve(wish, q, k):
         return wish
-    kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT, wish == "8bit")
+    of_all = wish == "8bit" and is_self_attention(q, k)
+    kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT, of_all)
     if kind not in _chosen:
         sample = q[:1, :_SAMPLE], k[:1, :_SAMPLE], v[:1, :_SAMPLE]
-        _chosen[kind] = fastest(*sample, among=EXACT + EIGHT_BIT if wish == "8bit" else EXACT)
+        _chosen[kind] = fastest(*sample, among=EXACT + EIGHT_BIT if of_all else EXACT)
     return _chosen[kind]
+
+
+def is_self_attention(q: Tensor, k: Tensor) -> bool:
+    """Whether tokens meet each other, all of them or some with all; the keys of text, picture and speech are few."""
+    return q.shape == k.shape or k.shape[1] > _SHORT
 
 
 def can_serve(kernel: Kernel, q: Tensor, k: Tensor) -> bool:
     """Whether a kernel is for such tensors: those of our own in 8 bits are for self-attention."""
     if kernel == "cudnn-fp8":
         return q.shape == k.shape
-    if kernel in ("int8", "int8-fp8"):  # some of the tokens with all of them will do
-        return q.shape[-1] in INT8_WIDTHS and (q.shape == k.shape or k.shape[1] > _SHORT)
+    if kernel in ("int8", "int8-fp8"):
+        return q.shape[-1] in INT8_WIDTHS and is_self_attention(q, k)
     return True
 
 
@@ -111,8 +117,8 @@ _chosen: dict[tuple[torch.device, torch.dtype, int, bool, bool], Kernel] = {}
 def chosen_kernels() -> dict[str, Kernel]:
     """What was chosen so far, for the log: `{"cuda:0 bfloat16 long": "cudnn"}`."""
     return {
-        f"{device} {str(dtype).removeprefix('torch.')} {'short' if short else 'long'}": kernel
-        for (device, dtype, _, short, _), kernel in _chosen.items()
+        f"{device} {str(dtype).removeprefix('torch.')} {'short' if short else 'long'}{' 8bit' * of_all}": kernel
+        for (device, dtype, _, short, of_all), kernel in _chosen.items()
     }
 
 
