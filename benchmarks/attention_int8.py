@@ -30,10 +30,10 @@ CUTS = ((128, 128, 8), (128, 64, 8), (64, 128, 4), (64, 64, 4), (256, 64, 16))
 def shapes(fp8: bool) -> list[Shape]:
     """What to try."""
     made: list[Shape] = []
-    for apart in (True, False) if fp8 else (False,):
+    for apart in (False, True):
         made += [Shape(*cut, stages, apart=apart) for cut, stages in product(CUTS, (2, 3))]
         made += [Shape(128, 64, 8, stages, apart=apart, max_registers=128) for stages in (2, 3, 4)]
-    made += [Shape(128, 128, 8, 4), Shape(128, 128, 8, 3, shifted=True)]
+    made += [Shape(128, 128, 8, 4, apart=fp8), Shape(128, 128, 8, 3, shifted=True, apart=fp8)]
     return [*made, Shape(128, 64, 8, 3, shifted=True, apart=False, max_registers=128)]
 
 

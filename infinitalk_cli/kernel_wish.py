@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.models.attention import Kernel, Wish, attention, chosen_kernels, use_kernel
+from infinitalk_cli.models.attention import EIGHT_BIT, EXACT, Kernel, Wish, attention, chosen_kernels, use_kernel
 from infinitalk_cli.profiles import Attention
 
 KERNELS: dict[Attention, tuple[Kernel, ...]] = {
@@ -28,10 +28,12 @@ KERNELS: dict[Attention, tuple[Kernel, ...]] = {
     "cudnn": ("cudnn",),
     "sage": ("sage",),
     "fp8": ("cudnn-fp8",),
-    "int8": ("int8-fp8", "int8"),
-    "8bit": (),
+    "int8": ("int8", "int8-fp8"),
+    "8bit": (*EXACT, *EIGHT_BIT),
 }
-"""What serves a wish, the best first; nothing where the fastest is to be found."""
+"""What serves a wish, the best first."""
+TIMED: tuple[Attention, ...] = ("int8", "8bit")
+"""Wishes that every kernel which works may serve: the first call times them."""
 
 EXAMPLE = (1, 500, 2)
 """Batch, tokens and heads of the example."""
@@ -80,7 +82,7 @@ def attention_of_run(
 
 def kernel_names(wished: Wish) -> str:
     """What computes: the kernel that was wished for, or those found to be the fastest so far."""
-    if wished is not None and wished != "8bit":
+    if isinstance(wished, str):
         return wished
     found = sorted(set(chosen_kernels().values()))
     return f"{' and '.join(found)} (the fastest here)" if found else "torch"
@@ -95,14 +97,18 @@ def wished_kernel(
     if device.type != "cuda":
         on_note(f"note: --attention {wish} has no effect on the CPU")
         return None
-    if wish == "8bit":
-        return "8bit"
+    usable: list[Kernel] = []
     reasons: list[str] = []
     for kernel in KERNELS[wish]:
         reason = why_unusable(kernel, device, width)
-        if not reason:
+        if reason:
+            reasons.append(f"{kernel}: {reason}")
+        elif wish in TIMED:
+            usable.append(kernel)
+        else:
             return kernel
-        reasons.append(f"{kernel}: {reason}")
+    if usable:
+        return tuple(usable) if len(usable) > 1 else usable[0]
     on_note(f"attention {wish} does not work here ({'; '.join(reasons)}): the fastest exact kernel is used instead")
     return None
 

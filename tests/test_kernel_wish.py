@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from infinitalk_cli import kernel_wish
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.kernel_wish import KERNELS, attention_of_run, why_unusable, wished_kernel
+from infinitalk_cli.measure import TINY_DIT
 from infinitalk_cli.models.attention import Kernel, current_wish
+from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profiles import Attention
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -42,12 +44,15 @@ def test_a_wish_that_can_be_met_is_met_without_a_word(monkeypatch: pytest.Monkey
     notes: list[str] = []
     assert wished_kernel("sage", GPU, notes.append) == "sage"
     assert wished_kernel("fp8", GPU, notes.append) == "cudnn-fp8"
+    assert wished_kernel("int8", GPU, notes.append) == ("int8", "int8-fp8")
     assert notes == []
 
 
 def test_the_next_kernel_of_a_kind_serves_where_the_first_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "flash-attn-3", "flash-attn")
     assert wished_kernel("flash", GPU, lambda _: None) == "flash"
+    without(monkeypatch, "int8-fp8")
+    assert wished_kernel("int8", GPU, lambda _: None) == "int8"
 
 
 def test_an_absent_kernel_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +100,29 @@ def test_a_kernel_that_is_right_is_usable() -> None:
 def test_on_a_gpu_every_wish_is_met_or_explained(wish: Attention) -> None:
     notes: list[str] = []
     kernel = wished_kernel(wish, GPU, notes.append)
-    assert kernel in KERNELS[wish] or wish == "auto" or len(notes) == 1
+    kernels = kernel if isinstance(kernel, tuple) else (kernel,)
+    assert set(kernels) <= set(KERNELS[wish]) or wish == "auto" or len(notes) == 1
+
+
+def test_8_bits_allowed_means_every_kernel_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "sage", "cudnn-fp8", "flash-attn", "flash-attn-3")
+    found = wished_kernel("8bit", GPU, lambda note: pytest.fail(note))
+    assert found == ("torch", "cudnn", "flash", "efficient", "int8", "int8-fp8")
+
+
+def test_heads_that_a_kernel_does_not_serve_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason(kernel: Kernel, device: torch.device, width: int) -> str:
+        return "" if width == 128 else f"not for heads of {width}"
+
+    monkeypatch.setattr(kernel_wish, "why_unusable", reason)
+    net, notes = Pass(2.0), list[str]()
+    net.config = TINY_DIT
+    with attention_of_run("int8", net, GPU, notes.append):
+        pass
+    (note,) = notes
+    assert note.startswith(
+        "attention int8 does not work here (int8: not for heads of 32; int8-fp8: not for heads of 32)"
+    )
 
 
 class Pass(nn.Module):
@@ -104,6 +131,7 @@ class Pass(nn.Module):
     def __init__(self, factor: float, plain_factor: float = 1.0) -> None:
         super().__init__()
         self.factor, self.plain_factor = factor, plain_factor
+        self.config: DiTConfig | None = None
 
     def forward(self, x: Tensor, *, times: float) -> Tensor:
         plain = current_wish() == "torch"

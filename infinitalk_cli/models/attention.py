@@ -4,8 +4,7 @@ Every attention of the transformer is plain softmax attention without a mask, so
 kernel is fastest depends on the GPU, the versions of torch and cuDNN and on what else is installed, by more than 1.5
 times. So on a GPU the first call in half precision times the candidates on a part of its own tensors, checks each
 against torch's default, and the winner serves the rest of the process: one choice for long rows of keys, one for short
-ones. `use_kernel` settles it by hand. Kernels that are not exact take part only where that is asked for ("8bit"), or
-are named.
+ones. `use_kernel` settles it by hand. Kernels that are not exact take part only where that is asked for.
 
 On a CPU, in float32 and for what a kernel can't take, torch chooses.
 """
@@ -36,11 +35,11 @@ Kernel = Literal[
 Not exact, opt-in: sage, 8 bits, the package; cudnn-fp8 (`attention_fp8.py`); int8 and int8-fp8, which has values in fp8
 too (`attention_int8.py`). The last three are for self-attention alone."""
 
-Wish = Kernel | Literal["8bit"] | None
-"""A kernel by name, the fastest with those in 8 bits among them, or the fastest exact one."""
+Wish = Kernel | tuple[Kernel, ...] | None
+"""A kernel by name, several of which the fastest serves, or the fastest exact one."""
 
 EXACT: tuple[Kernel, ...] = ("torch", "cudnn", "flash", "efficient", "flash-attn-3", "flash-attn")
-EIGHT_BIT: tuple[Kernel, ...] = ("int8-fp8", "int8", "cudnn-fp8", "sage")
+EIGHT_BIT: tuple[Kernel, ...] = ("int8", "sage", "int8-fp8", "cudnn-fp8")
 
 _HALF = (torch.bfloat16, torch.float16)
 _FUSED_HEAD_DIM = 256
@@ -53,6 +52,8 @@ _TOLERANCE = 0.02
 """Largest difference to torch's own choice, relative to the largest value, of a kernel that counts as exact."""
 _TOLERANCE_8_BIT = 0.2
 """The same of one in 8 bits that works."""
+_HANDICAP: dict[Kernel, float] = {"int8": 1.1, "sage": 1.1, "int8-fp8": 1.2, "cudnn-fp8": 1.3}
+"""The time of an inexact kernel counts so many times: it must be worth its error."""
 
 _wish: ContextVar[Wish] = ContextVar("attention_kernel", default=None)
 
@@ -68,7 +69,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @contextmanager
 def use_kernel(kernel: Wish) -> Generator[None]:
-    """Inside, this kernel computes wherever it can; None lets the fastest exact one be found, "8bit" the fastest."""
+    """Inside, this kernel computes wherever it can; of several the fastest, of None the fastest exact one."""
     token = _wish.set(kernel)
     try:
         yield
@@ -86,13 +87,12 @@ def kernel_for(q: Tensor, k: Tensor, v: Tensor) -> Kernel:
     if not q.is_cuda or q.dtype not in _HALF or q.shape[-1] > _FUSED_HEAD_DIM or q.requires_grad:
         return "torch"
     wish = _wish.get()
-    if wish is not None and wish != "8bit" and can_serve(wish, q, k):
+    if isinstance(wish, str) and can_serve(wish, q, k):
         return wish
-    of_all = wish == "8bit" and is_self_attention(q, k)
-    kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT, of_all)
+    among = wish if isinstance(wish, tuple) and is_self_attention(q, k) else EXACT
+    kind = (q.device, q.dtype, q.shape[-1], k.shape[1] <= _SHORT, among)
     if kind not in _chosen:
-        sample = q[:1, :_SAMPLE], k[:1, :_SAMPLE], v[:1, :_SAMPLE]
-        _chosen[kind] = fastest(*sample, among=EXACT + EIGHT_BIT if of_all else EXACT)
+        _chosen[kind] = fastest(q[:1, :_SAMPLE], k[:1, :_SAMPLE], v[:1, :_SAMPLE], among)
     return _chosen[kind]
 
 
@@ -110,20 +110,21 @@ def can_serve(kernel: Kernel, q: Tensor, k: Tensor) -> bool:
     return True
 
 
-_chosen: dict[tuple[torch.device, torch.dtype, int, bool, bool], Kernel] = {}
+_chosen: dict[tuple[torch.device, torch.dtype, int, bool, tuple[Kernel, ...]], Kernel] = {}
 """The winners so far. Kept for the process: a second choice could differ, and with it the last bits of a video."""
 
 
 def chosen_kernels() -> dict[str, Kernel]:
     """What was chosen so far, for the log: `{"cuda:0 bfloat16 long": "cudnn"}`."""
-    return {
-        f"{device} {str(dtype).removeprefix('torch.')} {'short' if short else 'long'}{' 8bit' * of_all}": kernel
-        for (device, dtype, _, short, of_all), kernel in _chosen.items()
-    }
+    named: dict[str, Kernel] = {}
+    for (device, dtype, _, short, among), kernel in _chosen.items():
+        kind = ("short" if short else "long") + ("" if among == EXACT else " 8-bit")
+        named[f"{device} {str(dtype).removeprefix('torch.')} {kind}"] = kernel
+    return named
 
 
 def fastest(q: Tensor, k: Tensor, v: Tensor, among: Sequence[Kernel] = EXACT) -> Kernel:
-    """The fastest right kernel for these tensors on their GPU; "torch" if no other works and is faster."""
+    """The fastest right kernel for these tensors on their GPU; "torch" if none works."""
     expected = _CALLS["torch"](q, k, v).float()
     largest = expected.abs().amax()
     times: dict[Kernel, float] = {}
@@ -136,7 +137,8 @@ def fastest(q: Tensor, k: Tensor, v: Tensor, among: Sequence[Kernel] = EXACT) ->
                 warnings.simplefilter("ignore")  # torch's reasons why a kernel can't serve
                 is_right = (_CALLS[kernel](q, k, v).float() - expected).abs().amax() <= limit
                 if is_right:
-                    times[kernel] = _seconds(lambda call=_CALLS[kernel]: call(q, k, v), q.device)
+                    taken_s = _seconds(lambda call=_CALLS[kernel]: call(q, k, v), q.device)
+                    times[kernel] = taken_s * _HANDICAP.get(kernel, 1.0)
         except Exception:
             continue  # not installed, not for this GPU, or a version with another interface
     return min(times, key=lambda kernel: times[kernel]) if times else "torch"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infinitalk_cli.measure import PassSetting, Stopwatch, Workload, pass_inputs, random_dit
 from infinitalk_cli.measure_attention import Heads, heads_with_outliers, measure_attention, normal_heads, relative_error
-from infinitalk_cli.models.attention import Wish, attention, use_kernel
+from infinitalk_cli.models.attention import EIGHT_BIT, EXACT, Wish, attention, use_kernel
 from infinitalk_cli.models.attention_int8 import (
     SHAPES,
     attention_int8,
@@ -163,7 +163,7 @@ def test_a_transformer_makes_nearly_the_same_with_it() -> None:
             return dit(**given)
 
     assert 0 < apart(velocity("int8"), velocity("torch")) < 0.05
-    assert apart(velocity("8bit"), velocity("torch")) < 0.05
+    assert apart(velocity(EXACT + EIGHT_BIT), velocity("torch")) < 0.05
 
 
 @pytest.mark.gpu
