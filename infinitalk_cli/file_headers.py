@@ -17,6 +17,7 @@ LARGEST_HEADER_BYTES = 100_000_000
 
 LENGTH_BYTES = 8
 METADATA = "__metadata__"
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 BYTES_OF_DTYPE = {
     "BOOL": 1,
     "U8": 1,
@@ -47,7 +48,7 @@ def header_problem(path: Path) -> str | None:
     try:
         if path.suffix == ".safetensors":
             read_safetensors_header(path)
-        elif path.suffix in (".pth", ".pt", ".bin"):
+        elif path.suffix in TORCH_SUFFIXES:
             _check_archive(path)
         elif path.suffix == ".json":
             json.loads(path.read_bytes())
@@ -116,11 +117,19 @@ def _check_ranges(ranges: list[tuple[int, int]], data_bytes: int) -> None:
         raise DamagedHeaderError(what)
 
 
+def is_bare_pickle(path: Path) -> bool:
+    """Whether a file has the ending of torch's own format, and not the archive that torch writes since 1.6."""
+    return path.suffix in TORCH_SUFFIXES and not _begins_as_archive(path)
+
+
+def _begins_as_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def _check_archive(path: Path) -> None:
     """A file that begins like a zip archive must end like one; older ones are bare pickles and say nothing."""
-    with path.open("rb") as file:
-        begins_as_archive = file.read(4) == b"PK\x03\x04"
-    if not begins_as_archive:
+    if not _begins_as_archive(path):
         if path.stat().st_size == 0:
             raise DamagedHeaderError("empty")
         return

@@ -266,24 +266,31 @@ def bring_all(matches: Sequence["Match"], target: Path, console: Console, *, sym
 
 
 def remote_files(*, offline: bool, console: Console) -> Callable[["HubFile"], "RemoteFile | None"]:
-    """What the hub says of each file, asked when it is first wanted; nothing once the hub can't be reached."""
+    """What the hub says of each file, asked when it is first wanted.
+
+    Nothing of a repository that it refuses, and nothing at all once it can't be reached.
+    """
     from infinitalk_cli.download_plan import Listings
-    from infinitalk_cli.hub import Hub
+    from infinitalk_cli.hub import Hub, UnreachableError
 
     hub = None if offline else Hub(on_note=console.note)
     if hub is None or hub.is_offline:
         return lambda file: None
-    listings, silent = Listings(hub, console.note), list[str]()
+    listings, silent = Listings(hub, console.note), set[str]()
+    everything = ""
 
     def remote_of(file: "HubFile") -> "RemoteFile | None":
-        if silent:
+        if silent & {everything, file.repository}:
             return None
         try:
             return listings.of(file).get(file.path)
-        except WeightsError as error:
-            silent.append(error.message)
+        except UnreachableError as error:
+            silent.add(everything)
             console.note(f"note: going by known sums and names alone: {error.message}")
-            return None
+        except WeightsError as error:
+            silent.add(file.repository)
+            console.note(f"note: going by known sums and names for files of {file.repository}: {error.message}")
+        return None
 
     return remote_of
 
@@ -291,7 +298,7 @@ def remote_files(*, offline: bool, console: Console) -> Callable[["HubFile"], "R
 @weights_app.command("rm", no_args_is_help=True)
 @taking(RemoveOptions)
 def remove_weights(options: RemoveOptions) -> None:
-    """Delete what a profile does not need, or named files, and say how much room that made.
+    """Delete what a profile does not need, or named files, and say which and how much room that made.
 
     Only files that `talk download` can fetch again are deleted unless they are named. LoRAs and voices stay.
 
@@ -304,7 +311,7 @@ def remove_weights(options: RemoveOptions) -> None:
     console = options.console()
     with errors_as_exit_codes(console):
         from infinitalk_cli.weights_record import Record, locked
-        from infinitalk_cli.weights_reports import gigabytes, removal_record, removal_table
+        from infinitalk_cli.weights_reports import removal_record, removal_table, removed_text
         from infinitalk_cli.weights_tree import remove_files
 
         folder = find_weights_dir(options.weights_dir)
@@ -316,7 +323,7 @@ def remove_weights(options: RemoveOptions) -> None:
             confirm(removal_table(chosen), console)
         with locked(folder, console.note):
             freed = remove_files(folder, chosen, Record(folder))
-        console.result(f"freed {gigabytes(freed)}", removal_record(chosen, freed_bytes=freed))
+        console.result(removed_text(chosen, freed), removal_record(chosen, freed_bytes=freed))
 
 
 def chosen_files(options: RemoveOptions, folder: Path) -> Sequence["TreeFile"]:

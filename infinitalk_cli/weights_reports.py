@@ -226,6 +226,12 @@ def removal_table(files: Sequence[TreeFile]) -> str:
     return f"{table([('file', 'size', 'note'), *rows])}\n{counted(len(files))}, {gigabytes(freed)} would be free"
 
 
+def removed_text(files: Sequence[TreeFile], freed_bytes: int) -> str:
+    """What has gone, file by file."""
+    rows = [("deleted", file.place, gigabytes(file.size)) for file in files]
+    return f"{table(rows)}\n{counted(len(files))}, {gigabytes(freed_bytes)} freed"
+
+
 def removal_record(files: Sequence[TreeFile], *, freed_bytes: int) -> dict[str, object]:
     """A removal as `--json` prints it."""
     return {

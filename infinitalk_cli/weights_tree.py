@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from infinitalk_cli.compact import FOLDER as COMPACT
 from infinitalk_cli.download_plan import replacing_places, without_replaced
 from infinitalk_cli.errors import InputError, WeightsError
-from infinitalk_cli.file_headers import header_problem
+from infinitalk_cli.file_headers import header_problem, is_bare_pickle
 from infinitalk_cli.manifest import HubFile, Need, all_files, plan_files
 from infinitalk_cli.part_file import SUFFIX, disk_errors, hash_file
 from infinitalk_cli.published import BY_SHA256, published_at
@@ -225,7 +225,7 @@ def _check_fast(file: TreeFile, record: Record) -> Finding:
     entry = record.of(file.place)
     if entry is not None and entry.size != file.size:
         return Finding(file.place, file.size, f"{file.size} bytes, but {entry.size} when it was verified")
-    problem = header_problem(file.path)
+    problem = header_problem(file.path) or (None if entry else _foreign_pickle(file))
     if problem is None and file.state == "changed":
         return Finding(file.place, file.size, None, note="written to since it was verified: --full reads it again")
     return Finding(file.place, file.size, problem, note="" if entry else _length_note(file))
@@ -238,8 +238,19 @@ def _length_note(file: TreeFile) -> str:
     return f"not the published file, which has {listed.size} bytes"
 
 
+def _foreign_pickle(file: TreeFile) -> str | None:
+    """What is wrong with a file that has neither the published length nor anything that shows it to be whole.
+
+    Another file of tensors may lie at a published place: an archive tells by its directory that nothing is cut.
+    """
+    listed = published_at(file.place)
+    if listed is None or listed.size in (None, file.size) or not is_bare_pickle(file.path):
+        return None
+    return f"{file.size} bytes, but the published file has {listed.size}; and it is no archive of tensors"
+
+
 def _check_whole(file: TreeFile, record: Record, on_bytes: Callable[[int], None]) -> Finding:
-    problem = header_problem(file.path)
+    problem = header_problem(file.path) or (None if record.of(file.place) else _foreign_pickle(file))
     try:
         sha256 = hash_file(file.path, on_bytes).sha256
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,8 @@ def test_full_verify_says_which_files_are_the_published_ones_and_remembers(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = lay_tree(hub, tmp_path / "weights", (VAE, PLAIN_TEXT, SINGLE))
-    (root / PLAIN_TEXT).write_bytes(b"another text encoder")
+    with zipfile.ZipFile(root / PLAIN_TEXT, "w") as archive:
+        archive.writestr("archive/data.pkl", b"another text encoder")
     publish(monkeypatch, published_file(hub, VAE), published_file(hub, PLAIN_TEXT))
     assert "not the published file, which has" in weights("verify").stdout
     files = {file["place"]: file for file in report_of("verify", "--full")["files"]}
@@ -119,6 +121,20 @@ def test_full_verify_says_which_files_are_the_published_ones_and_remembers(
     assert files[VAE]["note"] == "the published Wan2.1_VAE.pth"
     states = {file["place"]: file["state"] for file in report_of("ls")["files"]}
     assert states == {VAE: "verified", PLAIN_TEXT: "unverified", SINGLE: "unverified"}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--full",)])
+def test_garbage_of_another_length_than_the_published_file_is_damage(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    root = lay_tree(hub, tmp_path / "weights", (VAE, PLAIN_TEXT))
+    (root / VAE).write_bytes(b"<html>no such file</html>")
+    (root / "mine.pth").write_bytes(b"nobody knows how long this should be")
+    publish(monkeypatch, published_file(hub, VAE), published_file(hub, PLAIN_TEXT))
+    result = weights("verify", *arguments)
+    assert result.exit_code == 4
+    assert "DAMAGED: 25 bytes, but the published file has 3000; and it is no archive of tensors" in result.stdout
+    assert "1 of 3 files are damaged" in result.stderr
 
 
 def test_hostile_header_is_damage_not_a_crash(filled: Path) -> None:
@@ -153,6 +169,13 @@ def test_rm_frees_what_a_form_does_not_need_and_says_how_much(hub: HubServer, fi
     assert lora.exists()
     assert report_of("verify")["ok"]
     assert CliRunner().invoke(app, ["download", "--no-convert", "--profile", "rtx-4090"]).exit_code == 0
+
+
+def test_rm_names_what_it_deleted(filled: Path) -> None:
+    sizes = {place: (filled / place).stat().st_size for place in (VAE, SINGLE_FP8)}
+    *deleted, last = weights("rm", VAE, SINGLE_FP8, "--yes").stdout.splitlines()
+    assert [line.split()[:2] for line in deleted] == [["deleted", VAE], ["deleted", SINGLE_FP8]]
+    assert last == f"2 files, {sum(sizes.values()) / 1000:.1f} kB freed"
 
 
 def test_rm_of_shared_and_linked_files_takes_the_name_and_frees_nothing(hub: HubServer, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from infinitalk_cli.main import app
 from infinitalk_cli.published import Published
 from infinitalk_cli.weights import locate
 from infinitalk_cli.weights_record import Record
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, Trouble
 from tests.hub_tree import (
     COMMON,
     INFINITETALK,
@@ -76,6 +76,17 @@ def test_import_without_a_network_goes_by_known_sums_and_then_by_names(
     result = weights("import", str(theirs), "--json")
     assert result.exit_code == 0, result.output
     assert "going by known sums and names alone" in result.stderr
+    files = {file["place"]: file["verified"] for file in json.loads(result.stdout)["files"]}
+    assert files == {VAE: True, SINGLE: False}
+
+
+def test_a_repository_that_is_refused_takes_no_digests_from_the_others(hub: HubServer, tmp_path: Path) -> None:
+    theirs = lay_tree(hub, tmp_path / "their weights", (VAE, SINGLE))
+    (theirs / VAE).rename(theirs / "renamed.pth")
+    hub.troubles.append(Trouble(path=INFINITETALK, status=403, listing=True))
+    result = weights("import", str(theirs), "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count(f"going by known sums and names for files of {INFINITETALK}: the hub does not") == 1
     files = {file["place"]: file["verified"] for file in json.loads(result.stdout)["files"]}
     assert files == {VAE: True, SINGLE: False}
 
