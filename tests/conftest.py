@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from PIL import Image
 
+import infinitalk_cli
 from infinitalk_cli import hub as hub_module
 from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.demo_package import ENVIRONMENT_VARIABLE as DEMO_WEIGHTS
 from tests.hub_server import HubServer
 from tests.hub_tree import fill, use_hub
+from tests.media.made import noise, write_sound, write_wav
+from tests.stand_in import Engine
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +48,33 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[HubServer,
     monkeypatch.setattr(hub_module.Patience, "__init__", _impatient)
     with server.running():
         yield server
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A stand-in for the runner module."""
+    stand_in, module = Engine(), ModuleType("infinitalk_cli.runner")
+    setattr(module, "generate", stand_in.generate)  # noqa: B010  a module has no such declared attribute
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(infinitalk_cli, "runner", module, raising=False)
+    return stand_in
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with inputs and without weights."""
+    Image.new("RGB", (96, 64)).save(tmp_path / "face.png")
+    write_sound(tmp_path / "clip.mp4", noise(1600), 16_000, "aac", picture=True)
+    for name in ("a.wav", "b.wav"):
+        write_wav(tmp_path / name, noise(16_000), 16_000)
+    (tmp_path / "job.json").write_text(
+        json.dumps({"prompt": "A talk.", "cond_image": "face.png", "cond_audio": {"person1": "a.wav"}})
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TALK_DEBUG", raising=False)
+    monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "no-weights"))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
 
 
 def _impatient(patience: hub_module.Patience) -> None:

@@ -16,10 +16,8 @@ from infinitalk_cli import TalkError, generate
 from infinitalk_cli.api import FIELD_OF_NAME, Options, options_of
 from infinitalk_cli.console_options import HIDDEN
 from infinitalk_cli.options import GenerateOptions
-from tests.test_cli import Engine, desk, engine
+from tests.stand_in import Engine
 from tests.test_end_to_end import EXAMPLES
-
-__all__ = ["desk", "engine"]
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "python.md"
 OF_THE_TERMINAL = {"input_json", "quiet", "as_json", "debug", "progress", "dry_run", "skip_existing"}

@@ -13,10 +13,8 @@ from infinitalk_cli import errors, run_batch
 from infinitalk_cli.job_list import fill_name
 from infinitalk_cli.main import app
 from infinitalk_cli.run_batch import WarmNetworks
-from tests.test_cli import Engine, desk, engine, generate
+from tests.stand_in import Engine, generate
 from tests.test_end_to_end import FAST, PORTRAIT, RATE, noise, write_wav
-
-__all__ = ["desk", "engine"]
 
 JOB = {"image": "face.png", "audio": "a.wav"}
 

@@ -12,7 +12,7 @@ from infinitalk_cli import doctor_reports
 from infinitalk_cli.doctor import Check, Packages
 from infinitalk_cli.main import app
 from tests.hardware_fixtures import hardware
-from tests.test_cli import lay_plain_weights
+from tests.stand_in import lay_plain_weights
 from tests.test_doctor import ENCODERS, GOOD
 
 

@@ -15,10 +15,8 @@ from infinitalk_cli.job_record import RECORD_KEY, content_digest, is_record, job
 from infinitalk_cli.request import GenerateRequest, Told
 from infinitalk_cli.run_record import keep_record, one_line_per_field
 from tests.media.made import noise, write_wav
-from tests.test_cli import Engine, desk, engine, generate, talk
+from tests.stand_in import Engine, generate, talk
 from tests.test_end_to_end import FAST, PORTRAIT, RATE
-
-__all__ = ["desk", "engine"]
 
 
 def test_a_video_made_again_from_its_record_is_the_same(tmp_path: Path) -> None:

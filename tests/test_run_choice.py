@@ -19,7 +19,7 @@ from infinitalk_cli.profiles import PRESETS, PROFILES
 from infinitalk_cli.run_choice import Said, choose_run, values_of
 from infinitalk_cli.settings_files import Setting
 from tests.hardware_fixtures import hardware
-from tests.test_cli import lay_plain_weights
+from tests.stand_in import lay_plain_weights
 
 PUBLISHED_CONFIG = {"dim": 5120, "ffn_dim": 13824, "freq_dim": 256, "num_heads": 40, "num_layers": 40}
 Talk = Callable[..., Result]
