@@ -1,8 +1,9 @@
-"""The commands of examples/README.md about dubbing, sound and text, run to an mp4 with the demo weights."""
+"""The commands of examples/README.md, run with the demo weights; what they are for is looked at in some."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 import wave
 from pathlib import Path
@@ -11,11 +12,22 @@ import av
 import pytest
 from typer.testing import CliRunner, Result
 
+from infinitalk_cli import prepare
 from infinitalk_cli.main import app
+from tests.hardware_fixtures import hardware
 from tests.kokoro_files import CONFIG, tiny_kokoro, write_voice
 from tests.test_end_to_end import EXAMPLES, FAST
 
 pytestmark = pytest.mark.slow
+
+SHORT = [*FAST[2:], "--max-seconds", "1"]
+"""Said after what an example says."""
+
+TOLD: list[list[str]] = [
+    shlex.split(line)[1:]
+    for line in (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith(("talk generate ", "talk preview "))
+]
 
 
 def talk(*arguments: str | Path) -> Result:
@@ -30,6 +42,41 @@ def lengths_s(path: Path) -> dict[str, float]:
             for stream in container.streams
             if stream.duration is not None and stream.time_base is not None
         }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that has the examples in it."""
+    (tmp_path / "examples").symlink_to(EXAMPLES, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.timeout(1200)
+def test_every_command_of_the_examples_makes_its_file(folder: Path) -> None:
+    """But for speech from text, which has a test of its own, and for the published weights."""
+    made = 0
+    for words in TOLD:
+        if "dialogue_from_text" in words[1] or not ({"--profile", "preview", "random.json"} & {*words}):
+            continue
+        result = CliRunner().invoke(app, [*words, *(SHORT if "--profile" in words else ())])
+        assert result.exit_code == 0, (words, result.stderr)
+        assert all((folder / line).is_file() for line in result.stdout.split())
+        made += len(result.stdout.split())
+    assert made >= len(TOLD) - 3
+    assert (folder / "random.mp4").read_bytes() == (folder / "random_again.mp4").read_bytes()
+
+
+def test_presets_of_the_examples_are_what_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "detect_hardware", lambda: hardware("rtx4090-desktop"))
+    (folder / "style.safetensors").write_bytes(b"")
+    passes: list[int] = []
+    for words in TOLD:
+        if "--preset" in words:
+            result = CliRunner().invoke(app, [*words, "--dry-run", "--json"])
+            assert result.exit_code == 0, result.stderr
+            passes.append(json.loads(result.stdout)["passes_per_chunk"])
+    assert passes == [4, 16, 120]
 
 
 def test_video_to_and_fro_without_a_sound(tmp_path: Path) -> None:
