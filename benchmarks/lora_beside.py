@@ -2,6 +2,7 @@
 
     python -m benchmarks.lora_beside                     # real size, random weights, rank 64
     python -m benchmarks.lora_beside --tiny --device cpu
+    python -m benchmarks.lora_beside --layer --device cpu    # one layer of 5120 x 5120, LoRAs of several strengths
 
 A line of JSON per form: seconds of a pass (median) and what it takes of the GPU at most; `off`, the difference of the
 pass to the truth (norm over norm); `share_of_effect`, how much of what the LoRA does to the pass is there (1 is all of
@@ -38,13 +39,14 @@ from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.lora import Lora, LoraPlan, plan_loras
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
-from infinitalk_cli.memory.quant import QuantizedLinear
+from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import NO_LORAS, make_dit
 
 NOWHERE = Path("random")
 EIGHT_BIT = {"bf16": None, "fp8": torch.float8_e4m3fn, "int8": torch.int8}
+STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 LAYER = "blocks.1.self_attn.q"
 Mode = Literal["without", "merged", "beside"]
 
@@ -167,6 +169,39 @@ class Bench:
             yield row | {"equals_resident": torch.equal(streamed, made)}
 
 
+def layer_rows(device: torch.device, rank: int) -> Iterator[dict[str, Any]]:
+    """One layer's weight and its output for normal inputs, by the strength of what is added to it."""
+    draw = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=device)
+
+    width = REAL_DIT.dim
+    weight, x = normal(width, width) * width**-0.5, normal(256, width)
+    product = normal(width, rank) @ normal(rank, width)
+    for strength in STRENGTHS:
+        added = product * (strength * weight.norm() / product.norm())
+        truth = x @ (weight + added).t()
+        for form, dtype in EIGHT_BIT.items():
+            if dtype is None:
+                continue
+            own = rounded(weight, dtype)
+            merged = rounded(own + added, dtype)
+            yield {
+                "strength": strength,
+                "form": form,
+                "share_in_weights": share(merged - own, added),
+                "off_merged": off(x @ merged.t(), truth),
+                "off_beside": off(x @ own.t() + x @ added.t(), truth),
+            }
+
+
+def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight as its 8-bit form has it."""
+    data, scale = quantize_rows(weight, dtype)
+    return data.float() * scale
+
+
 def off(made: Tensor, expected: Tensor) -> float:
     """Norm of the difference over norm."""
     return ((made - expected).norm() / expected.norm()).item()
@@ -185,11 +220,16 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=0.02)
     parser.add_argument("--size", default="448x896", help="height x width")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layer", action="store_true", help="one layer in place of the transformer")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--device", default="cuda:0")
     options = parser.parse_args()
     use_growing_segments()
     device = torch.device(options.device)
+    if options.layer:
+        for row in layer_rows(device, options.rank):
+            print(json.dumps({name: _short(value) for name, value in row.items()}), flush=True)
+        return
     height, width = map(int, options.size.split("x"))
     work, config = (TINY, TINY_DIT) if options.tiny else (Workload(height, width), REAL_DIT)
     base = random_dit(config, PassSetting("bf16"), device)

@@ -2,14 +2,15 @@
 
     python benchmarks/vae_error.py                          # 448 x 896, 81 frames
     python benchmarks/vae_error.py --size 704x1280 --frames 33
-    python benchmarks/vae_error.py --weights /tmp/w/Wan2.1-I2V-14B-480P/Wan2.1_VAE.pth
+    python benchmarks/vae_error.py --weights Wan2.1_VAE.pth --image portrait.jpg
     python benchmarks/vae_error.py --tiny --device cpu      # a small network, to see that it runs
 
 A line of JSON per form, the exact one first: seconds (median of `--repeats`) and the peak of torch's allocator for both
 directions; the latents' error (norm of the difference over norm); the frames' error, and of the frames as they are
 written, in 8 bits: PSNR, the largest difference in levels, the share of values that are more than one level off.
-All forms decode the latents that the exact one encoded. Without `--weights` the weights are random: the frames are no
-pictures then, and the errors those of a network that was not trained to be smooth.
+All forms decode the latents that the exact one encoded. `--weights` names a VAE's file and `--image` a picture that the
+frames show; without them the weights are random and the frames smooth noise, and the errors those of a network that
+was not trained to make pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from infinitalk_cli.footprint import SMALL_TILE, TILE
 from infinitalk_cli.measure import REAL_VAE, TINY_VAE, Stopwatch, VaeSetting, Workload, drain, smooth_frames
+from infinitalk_cli.media.image import plan_crop, read_image, to_frames
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.loading import open_tensors
 from infinitalk_cli.models.vae import VideoVAE
@@ -64,7 +66,7 @@ class Form:
         vae.tiling = None if self.tile is None else Tiling(self.tile, self.tile * 3 // 10)
 
 
-def forms(tiles: tuple[int, ...]) -> Iterator[Form]:
+def forms(tiles: Sequence[int]) -> Iterator[Form]:
     """All that are compared, the exact one first."""
     yield Form(EXACT)
     yield from (Form(setting) for setting in IN_LAYOUT.values())
@@ -96,12 +98,20 @@ def decode(vae: VideoVAE, latents: Tensor) -> None:
     drain(vae.decode_stream(latents))
 
 
+def made_frames(work: Workload, image: Path | None, device: torch.device) -> Tensor:
+    """Frames to encode, `(1, 3, T, H, W)`: of an image that stands still, or smooth noise."""
+    torch.manual_seed(0)
+    if image is None:
+        with device:
+            return smooth_frames(work)
+    picture = read_image(image)
+    plan = plan_crop(picture.height, picture.width, work.height, work.width)
+    return to_frames(picture, plan).to(device).expand(-1, -1, work.num_frames, -1, -1)
+
+
 @torch.no_grad()
-def measure(vae: VideoVAE, work: Workload, watch: Stopwatch, tiles: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def measure(vae: VideoVAE, frames: Tensor, watch: Stopwatch, tiles: Sequence[int]) -> Iterator[dict[str, Any]]:
     """A row for each form."""
-    with watch.device:
-        torch.manual_seed(0)
-        frames = smooth_frames(work)
     state = {name: tensor.cpu().clone() for name, tensor in vae.state_dict().items()}
     latents: Tensor | None = None
     exact: Tensor | None = None
@@ -128,6 +138,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--weights", type=Path, default=None, help="a VAE's file, in place of random weights")
+    parser.add_argument("--image", type=Path, default=None, help="what the frames show, in place of smooth noise")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--device", default="cuda:0")
     options = parser.parse_args()
@@ -144,7 +155,8 @@ def main() -> None:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(json.dumps({"gpu": gpu, "torch": torch.__version__, "height": work.height, "width": work.width}))
     tiles = (10,) if options.tiny else (TILE, SMALL_TILE)
-    for row in measure(vae, work, Stopwatch(device, options.repeats, warm_up=1), tiles):
+    frames = made_frames(work, options.image, device)
+    for row in measure(vae, frames, Stopwatch(device, options.repeats, warm_up=1), tiles):
         print(json.dumps({"frames": work.num_frames, **row}), flush=True)
 
 
