@@ -14,6 +14,7 @@ P_EXPONENT = tl.constexpr(8.0)
 """Weights of the softmax, at most 1, are multiplied with 2 to this power before they are rounded."""
 WHOLE, WHOLE_BITS = tl.constexpr(12582912.0), tl.constexpr(0x4B400000)
 """1.5 * 2**23, and its bits. Floats around it are whole numbers, so these bits plus `n` are those of `WHOLE + n`."""
+FEWEST = tl.constexpr(-(2**31))
 LEAST = tl.constexpr(1e-12)
 """The smallest magnitude that is divided by."""
 
@@ -131,14 +132,18 @@ def _meet_block(
     factor = q_scale * tl.load(k_scale_ptr + block)
     if SHIFTED:
         counts = tl.dot(q, keys, tl.full([ROWS, BLOCK], WHOLE_BITS, tl.int32), out_dtype=tl.int32)
-        counts = counts.to(tl.float32, bitcast=True)
-        zero = WHOLE
     else:
-        counts = tl.dot(q, keys, out_dtype=tl.int32).to(tl.float32)
-        zero = 0.0
+        counts = tl.dot(q, keys, out_dtype=tl.int32)
     if MASKED:
-        counts = tl.where((columns < num_keys - block * BLOCK)[None, :], counts, float("-inf"))
-    higher = tl.maximum(highest, (tl.max(counts, axis=1) - zero) * factor)
+        counts = tl.where((columns < num_keys - block * BLOCK)[None, :], counts, FEWEST)
+    # The largest of whole numbers: GPUs compare three of them at once.
+    if SHIFTED:
+        most, zero = (tl.max(counts, axis=1) - WHOLE_BITS).to(tl.float32), WHOLE
+        counts = counts.to(tl.float32, bitcast=True)
+    else:
+        most, zero = tl.max(counts, axis=1).to(tl.float32), 0.0
+        counts = counts.to(tl.float32)
+    higher = tl.maximum(highest, most * factor)
     base = higher + zero * factor - P_EXPONENT
     weights = tl.exp2(counts * factor[:, None] - base[:, None])
     fade = tl.exp2(highest - higher)
