@@ -57,6 +57,7 @@ class Shape:
     shifted: bool = False
     apart: bool = False
     max_registers: int | None = None
+    tma: bool = False
 
 
 def attention_int8(q: Tensor, k: Tensor, v: Tensor, *, fp8_values: bool = False, shape: Shape | None = None) -> Tensor:
@@ -80,18 +81,28 @@ def attention_int8(q: Tensor, k: Tensor, v: Tensor, *, fp8_values: bool = False,
 def _attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, shape: Shape, *, fp8_values: bool) -> None:
     """Write the attention of some heads to `out`."""
     kernels: Any = import_module("infinitalk_cli.models.attention_int8_kernels")
-    queries, query_scales = _rounded_tokens(kernels, q, None, shape.rows)
-    keys, key_scales = _rounded_tokens(kernels, k, _turned_mean(k), shape.block)
-    values, value_mean, value_scale = _rounded_values(kernels, v, shape.block, fp8=fp8_values)
+    queries, query_scales = rounded_tokens(kernels, q, None, shape.rows)
+    keys, key_scales = rounded_tokens(kernels, k, turned_mean(k), shape.block)
+    values, value_mean, value_scale = rounded_values(kernels, v, shape.block, fp8=fp8_values)
     (batch, num_queries, heads, width), num_keys = q.shape, k.shape[1]
+    if shape.tma:
+        keys_given = _described(keys.flatten(0, 2), shape.block)
+        values_given = _described(values.flatten(0, 3), values.shape[3])
+    else:
+        keys_given, values_given = keys, values
     registers = {"maxnreg": shape.max_registers} if shape.max_registers else {}
     kernels.attend[(-(-num_queries // shape.rows), batch * heads)](
-        queries, query_scales, keys, key_scales, values, value_scale, value_mean, out, score_scale(width),
+        queries, query_scales, keys_given, key_scales, values_given, value_scale, value_mean, out, score_scale(width),
         num_queries, queries.shape[2], num_keys, keys.shape[2], heads, *out.stride()[:3],
         WIDTH=width, ROWS=shape.rows, BLOCK=shape.block, FP8=fp8_values, RAGGED=num_keys < keys.shape[2],
-        SHIFTED=shape.shifted, APART=shape.apart,
+        SHIFTED=shape.shifted, APART=shape.apart, TMA=shape.tma,
         num_warps=shape.warps, num_stages=shape.stages, **registers,
     )  # fmt: skip
+
+
+def _described(rows: Tensor, block: int) -> Any:
+    """For Hopper's copy engine: so many rows of a matrix at a time."""
+    return import_module("triton.tools.tensor_descriptor").TensorDescriptor.from_tensor(rows, [block, rows.shape[1]])
 
 
 def refuse_unfit(q: Tensor, *, fp8_values: bool) -> None:
@@ -136,7 +147,7 @@ def hadamard(width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return matrix.to(device, dtype)
 
 
-def _rounded_tokens(kernels: Any, x: Tensor, mean: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
+def rounded_tokens(kernels: Any, x: Tensor, mean: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
     """Turned, in int8, `(B, H, padded, D)`, and scales: for keys, which have a mean, one a block, else one a token."""
     batch, num_tokens, heads, width = x.shape
     num_blocks = -(-num_tokens // block)
@@ -151,16 +162,16 @@ def _rounded_tokens(kernels: Any, x: Tensor, mean: Tensor | None, block: int) ->
     return out, scales
 
 
-def _turned_mean(k: Tensor) -> Tensor:
+def turned_mean(k: Tensor) -> Tensor:
     """The mean of the turned keys, `(B, H, D)` in float32."""
     return k.mean(dim=1, dtype=torch.float32) @ hadamard(k.shape[-1], k.device, torch.float32)
 
 
-def _rounded_values(kernels: Any, v: Tensor, block: int, *, fp8: bool) -> tuple[Tensor, Tensor, Tensor]:
+def rounded_values(kernels: Any, v: Tensor, block: int, *, fp8: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Values `(B, H, blocks, block, D)`, in fp8 `(.., D, block)` in the kernel's order; mean and scale of channels."""
     batch, num_keys, heads, width = v.shape
     num_blocks = -(-num_keys // block)
-    mean, scale = _mean_and_scale(v, fp8=fp8)
+    mean, scale = mean_and_scale(v, fp8=fp8)
     out = torch.empty(batch, heads, num_blocks, width, block, dtype=FP8 if fp8 else torch.float16, device=v.device)
     kernels.quantize_values[(num_blocks, batch * heads)](
         v, mean, scale, out, num_keys, num_blocks * block, heads, *v.stride()[:3],
@@ -169,7 +180,7 @@ def _rounded_values(kernels: Any, v: Tensor, block: int, *, fp8: bool) -> tuple[
     return out, mean, scale
 
 
-def _mean_and_scale(v: Tensor, *, fp8: bool) -> tuple[Tensor, Tensor]:
+def mean_and_scale(v: Tensor, *, fp8: bool) -> tuple[Tensor, Tensor]:
     """Over the tokens, `(B, H, D)` in float32: the mean, and what takes the largest distance from it to 448 or 1."""
     mean = v.mean(dim=1, dtype=torch.float32)
     low, high = torch.aminmax(v, dim=1)
@@ -182,8 +193,8 @@ def plain_attention_int8(q: Tensor, k: Tensor, v: Tensor, *, fp8_values: bool = 
     width = q.shape[-1]
     turn = hadamard(width, q.device, torch.float32)
     queries = q.transpose(1, 2).float() @ turn
-    keys = k.transpose(1, 2).float() @ turn - _turned_mean(k).unsqueeze(2)
-    mean, scale = (x.unsqueeze(2) for x in _mean_and_scale(v, fp8=fp8_values))
+    keys = k.transpose(1, 2).float() @ turn - turned_mean(k).unsqueeze(2)
+    mean, scale = (x.unsqueeze(2) for x in mean_and_scale(v, fp8=fp8_values))
     value_dtype = FP8 if fp8_values else torch.float16
     values = ((v.transpose(1, 2).float() - mean) / scale).to(value_dtype).float()
     whole_q, q_scale = _rounded(queries, dims=(-1,))

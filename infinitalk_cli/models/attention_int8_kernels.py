@@ -118,6 +118,7 @@ def _meet_block(
     k_scale_ptr,
     v_ptr,
     num_keys,
+    first_row,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -125,10 +126,14 @@ def _meet_block(
     MASKED: tl.constexpr,
     SHIFTED: tl.constexpr,
     APART: tl.constexpr,
+    TMA: tl.constexpr,
 ):
     """The sums after one more block of keys: weighted values, weights, and the highest score."""
     columns, lanes = tl.arange(0, BLOCK), tl.arange(0, WIDTH)
-    keys = tl.load(k_ptr + block * (BLOCK * WIDTH) + (columns[None, :] * WIDTH + lanes[:, None]))
+    if TMA:
+        keys = tl.trans(k_ptr.load([first_row + block * BLOCK, 0]))
+    else:
+        keys = tl.load(k_ptr + block * (BLOCK * WIDTH) + (columns[None, :] * WIDTH + lanes[:, None]))
     factor = q_scale * tl.load(k_scale_ptr + block)
     if SHIFTED:
         counts = tl.dot(q, keys, tl.full([ROWS, BLOCK], WHOLE_BITS, tl.int32), out_dtype=tl.int32)
@@ -148,12 +153,18 @@ def _meet_block(
     weights = tl.exp2(counts * factor[:, None] - base[:, None])
     fade = tl.exp2(highest - higher)
     total = total * fade + tl.sum(weights, axis=1)
-    rounded = weights.to(v_ptr.dtype.element_ty)
+    rounded = weights.to(tl.float8e4nv if FP8 else tl.float16)
     if FP8:
         rounded = _in_order_of_values(rounded, ROWS, BLOCK)
-        values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (lanes[None, :] * BLOCK + columns[:, None]))
+        if TMA:
+            values = tl.trans(v_ptr.load([first_row // BLOCK * WIDTH + block * WIDTH, 0]))
+        else:
+            values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (lanes[None, :] * BLOCK + columns[:, None]))
     else:
-        values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (columns[:, None] * WIDTH + lanes[None, :]))
+        if TMA:
+            values = v_ptr.load([first_row + block * BLOCK, 0])
+        else:
+            values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (columns[:, None] * WIDTH + lanes[None, :]))
     # A sum of its own for every block: those of the tensor cores in fp8 keep 14 bits, too few for all keys. In float16
     # they are twice as fast as in float32 on consumer cards of Ampere.
     if APART and FP8:
@@ -191,6 +202,7 @@ def attend(
     RAGGED: tl.constexpr,
     SHIFTED: tl.constexpr,
     APART: tl.constexpr,
+    TMA: tl.constexpr,
 ):
     """Attention of `ROWS` queries of one head to all keys. `score_scale`: of a product, for a score to base 2."""
     head = tl.program_id(1)
@@ -199,22 +211,24 @@ def attend(
     q_ptr += head.to(tl.int64) * num_padded_queries * WIDTH
     q = tl.load(q_ptr + rows.to(tl.int64)[:, None] * WIDTH + lanes[None, :])
     q_scale = tl.load(q_scale_ptr + head * num_padded_queries + rows) * score_scale
-    k_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
+    first_row = head * num_padded_keys
+    if not TMA:
+        k_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
+        v_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
     k_scale_ptr += head * (num_padded_keys // BLOCK)
-    v_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
     out = tl.zeros([ROWS, WIDTH], tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     num_whole = num_keys // BLOCK
     for block in range(0, num_whole):
         out, total, highest = _meet_block(
-            block, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys,
-            WIDTH, ROWS, BLOCK, FP8, False, SHIFTED, APART,
+            block, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys, first_row,
+            WIDTH, ROWS, BLOCK, FP8, False, SHIFTED, APART, TMA,
         )  # fmt: skip
     if RAGGED:
         out, total, highest = _meet_block(
-            num_whole, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys,
-            WIDTH, ROWS, BLOCK, FP8, True, SHIFTED, APART,
+            num_whole, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys, first_row,
+            WIDTH, ROWS, BLOCK, FP8, True, SHIFTED, APART, TMA,
         )  # fmt: skip
     scale = tl.load(v_scale_ptr + head * WIDTH + lanes)[None, :]
     out = out / total[:, None] * scale + tl.load(v_mean_ptr + head * WIDTH + lanes)[None, :]
