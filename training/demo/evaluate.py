@@ -36,6 +36,7 @@ from training.demo.measures import (
 from training.demo.networks import (
     AUDIO_FILE,
     CHUNK_FRAMES,
+    CROSS_FADE,
     DIT_FILE,
     IMAGE_FILE,
     MOTION_FRAMES,
@@ -124,6 +125,7 @@ class Theatre:
             "shift": SHIFT,
             "text_guidance_scale": 1.0,
             "audio_guidance_scale": self.wish.audio_guidance,
+            "cross_fade": CROSS_FADE,
             "seed": seed,
         }
         conditioning = Conditioning(
@@ -232,6 +234,7 @@ def evaluate(theatre: Theatre, wish: argparse.Namespace, log: Log) -> None:
     if wish.long_seconds:
         found["long"] = [alone(theatre, 1, wish.long_seconds, (128, 128))]
         found["long_uncorrected"] = [alone(theatre, 1, wish.long_seconds, (128, 128), color_strength=0.0)]
+        found["no_fade"] = [alone(theatre, seed, 8.0, (128, 128), cross_fade=False) for seed in range(2)]
         for steps, guidance in ((4, 1.0), (8, 2.0), (16, 1.0)):
             name = f"steps_{steps}_guidance_{guidance:g}"
             changes = {"num_steps": steps, "audio_guidance_scale": guidance}
