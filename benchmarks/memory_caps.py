@@ -48,13 +48,13 @@ from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.ladder import release_gpu_memory
 from infinitalk_cli.networks import read_dit_sizes
-from infinitalk_cli.profiles import find_profile
+from infinitalk_cli.profiles import Profile, find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_networks import GpuRoom, PlacedNetworks, build_networks, with_ladder
 from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import generate_chunks
-from infinitalk_cli.weights import locate
+from infinitalk_cli.weights import WeightFiles, locate
 
 GB = 1e9
 POLL_S = 0.01
@@ -117,30 +117,15 @@ def main() -> None:
     """Print a line for each cap, the largest first."""
     options = read_options()
     use_growing_segments()
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    height, width = map(int, options.size.split("x"))
-    shape = JobShape(width, height, options.frames)
-    profile = replace(
-        find_profile("demo" if options.demo else "default"),
-        quant="none" if options.demo else options.quant,
-        chunk_frames=options.frames,
-        num_persistent_param_in_dit=0 if options.stream_all else None,
-    )
+    run = run_of(options, streams_all=options.stream_all)
+    device, profile, shape, files = run.device, run.profile, run.shape, run.files
     usage = Usage(device)
     context_bytes = measured_context_bytes(usage)
-    files = locate(
-        ensure_demo_weights() if options.demo else options.tree,
-        num_speakers=1,
-        quant=profile.quant,
-        engine="infinitetalk",
-    )
     sizes, caps = read_dit_sizes(files), sorted((round(cap * GB) for cap in options.caps), reverse=True)
     rooms = [CappedRoom(device, profile, shape, sizes, cap) for cap in caps]
     rungs = [replace(first_rung(profile, shape, cap, sizes), exact_vae=False) for cap in caps]
-    job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
-    request = GenerateRequest(job, Path("none.mp4"), profile)
     placed = build_networks(
-        request, files, (), device, print, vae_dtype=torch.bfloat16, num_resident=rungs[0].num_resident
+        run.request, files, (), device, print, vae_dtype=torch.bfloat16, num_resident=rungs[0].num_resident
     )
     expected: Tensor | None = None
     for room, rung in zip(rooms, rungs, strict=True):
@@ -151,21 +136,66 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
 
-def read_options() -> Any:
-    """From the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+@dataclass(frozen=True)
+class ChunkRun:
+    """A run of one chunk of one speaker, by the options of the command line; nothing of its request's media is read."""
+
+    device: torch.device
+    profile: Profile
+    shape: JobShape
+    files: WeightFiles
+
+    @property
+    def request(self) -> GenerateRequest:
+        """The run as the networks are built for it."""
+        job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
+        return GenerateRequest(job, Path("none.mp4"), self.profile)
+
+
+def run_of(options: Any, *, streams_all: bool) -> ChunkRun:
+    """The run that `common_options` describe."""
+    height, width = map(int, options.size.split("x"))
+    profile = replace(
+        find_profile("demo" if options.demo else "default"),
+        quant="none" if options.demo else options.quant,
+        chunk_frames=options.frames,
+        num_persistent_param_in_dit=0 if streams_all else None,
+    )
+    tree = ensure_demo_weights() if options.demo else options.tree
+    return ChunkRun(
+        torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),
+        profile,
+        JobShape(width, height, options.frames),
+        locate(tree, num_speakers=1, quant=profile.quant, engine="infinitetalk"),
+    )
+
+
+def common_options(description: str) -> argparse.ArgumentParser:
+    """The options that decide which weights compute what; to be read by `parsed`."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("tree", type=Path, nargs="?", help="weights of real size, of real_size_tree.py")
     parser.add_argument("--demo", action="store_true", help="take the small demo weights, to see that it runs")
-    parser.add_argument("--caps", type=float, nargs="+", default=[24, 16, 12, 10, 8], metavar="GB")
     parser.add_argument("--size", default="448x896", metavar="HxW")
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--quant", choices=("fp8", "none"), default="fp8")
-    parser.add_argument("--stream-all", action="store_true", help="let no block stay, as num_persistent_param_in_dit 0")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> Any:
+    """The options from the command line."""
     options = parser.parse_args()
     if options.tree is None and not options.demo:
         parser.error("name a weights folder, or --demo")
     return options
+
+
+def read_options() -> Any:
+    """From the command line."""
+    parser = common_options((__doc__ or "").splitlines()[0])
+    parser.add_argument("--caps", type=float, nargs="+", default=[24, 16, 12, 10, 8], metavar="GB")
+    parser.add_argument("--stream-all", action="store_true", help="let no block stay, as num_persistent_param_in_dit 0")
+    return parsed(parser)
 
 
 def measured_context_bytes(usage: Usage) -> int:

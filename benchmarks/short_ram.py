@@ -18,7 +18,6 @@ of the first line, relative to their norm.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -26,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -34,24 +32,30 @@ from typing import Any
 
 import psutil
 import torch
-from memory_caps import CappedRoom, Usage, inputs, measured_context_bytes, seen_latents
+from memory_caps import (
+    CappedRoom,
+    ChunkRun,
+    Usage,
+    common_options,
+    inputs,
+    measured_context_bytes,
+    parsed,
+    run_of,
+    seen_latents,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from infinitalk_cli.demo import ensure_demo_weights
-from infinitalk_cli.footprint import JobShape, Rung
-from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.footprint import Rung
 from infinitalk_cli.memory import stored
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.ladder import release_gpu_memory
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import read_dit_sizes
-from infinitalk_cli.profiles import find_profile
-from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_networks import PlacedNetworks, build_networks, with_ladder
 from infinitalk_cli.sampling.stream import generate_chunks
-from infinitalk_cli.weights import WeightFiles, locate
+from infinitalk_cli.weights import WeightFiles
 
 GB = 1e9
 POLL_S = 0.02
@@ -63,26 +67,10 @@ def main() -> None:
     """Print a line for each number of blocks in RAM."""
     options = read_options()
     use_growing_segments()
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    height, width = map(int, options.size.split("x"))
-    shape = JobShape(width, height, options.frames)
-    profile = replace(
-        find_profile("demo" if options.demo else "default"),
-        quant="none" if options.demo else options.quant,
-        chunk_frames=options.frames,
-        num_persistent_param_in_dit=0,
-    )
-    files = locate(
-        ensure_demo_weights() if options.demo else options.tree,
-        num_speakers=1,
-        quant=profile.quant,
-        engine="infinitetalk",
-    )
-    room = CappedRoom(device, profile, shape, read_dit_sizes(files), 2**40)
-    request = GenerateRequest(
-        Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False), Path("none.mp4"), profile
-    )
-    measured_context_bytes(Usage(device))  # which is there before the first look at RAM
+    run = run_of(options, streams_all=True)
+    files = run.files
+    room = CappedRoom(run.device, run.profile, run.shape, read_dit_sizes(files), 2**40)
+    measured_context_bytes(Usage(run.device))  # which is there before the first look at RAM
     if options.demo:
         stored.LEAST_PART_BYTES, stored.LEAST_SHARE = 0, 0.0  # the rules of large blocks
     with ExitStack() as at_end:
@@ -92,7 +80,7 @@ def main() -> None:
             at_end.enter_context(again_and_again(lambda: forget(files), FORGET_S))
         expected: Tensor | None = None
         for in_ram in options.in_ram:
-            row, latents = run_with(request, files, loras, room, in_ram, options.steps)
+            row, latents = run_with(run, loras, room, in_ram, options.steps)
             expected = latents if expected is None else expected
             row["latents_off"] = ((latents - expected).norm() / expected.norm()).item()
             print(json.dumps(row), flush=True)
@@ -100,29 +88,16 @@ def main() -> None:
 
 def read_options() -> Any:
     """From the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tree", type=Path, nargs="?", help="weights of real size, of real_size_tree.py")
-    parser.add_argument("--demo", action="store_true", help="take the small demo weights, to see that it runs")
+    parser = common_options((__doc__ or "").splitlines()[0])
+    parser.set_defaults(steps=4)
     parser.add_argument("--in-ram", type=int, nargs="+", default=[40, 21, 8, 0], metavar="BLOCKS")
     parser.add_argument("--cold", action="store_true", help="keep the weights out of the system's file cache")
     parser.add_argument("--lora-rank", type=int, default=0, help="add a random LoRA of this rank to every block")
-    parser.add_argument("--size", default="448x896", metavar="HxW")
-    parser.add_argument("--frames", type=int, default=81)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--quant", choices=("fp8", "none"), default="fp8")
-    options = parser.parse_args()
-    if options.tree is None and not options.demo:
-        parser.error("name a weights folder, or --demo")
-    return options
+    return parsed(parser)
 
 
 def run_with(
-    request: GenerateRequest,
-    files: WeightFiles,
-    loras: tuple[Lora, ...],
-    room: CappedRoom,
-    in_ram: int,
-    num_steps: int,
+    run: ChunkRun, loras: tuple[Lora, ...], room: CappedRoom, in_ram: int, num_steps: int
 ) -> tuple[dict[str, Any], Tensor]:
     """One chunk with so many blocks in RAM; the row to print, and the latents."""
     notes, latents, peak = list[str](), list[Tensor](), [0]
@@ -134,8 +109,8 @@ def run_with(
 
     with again_and_again(look, POLL_S):
         placed = build_networks(
-            request,
-            files,
+            run.request,
+            run.files,
             loras,
             room.device,
             notes.append,
