@@ -15,7 +15,6 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.part_lock import close, open_alone, remove
@@ -56,9 +55,7 @@ class PartFolder:
     def __enter__(self) -> PartFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.path.exists() and not self.segments():
             self.remove()
         close(self._lock)
