@@ -88,7 +88,7 @@ class Options(TypedDict, total=False):
     apg: bool
     frames: int | None
     motion_frames: int | None
-    color_strength: float
+    color_strength: float | None
     reference_by_index: bool
     # Speech from text
     text: str | None

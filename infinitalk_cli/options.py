@@ -202,7 +202,12 @@ class MainOptions(ProgressOptions):
     apg: Annotated[bool, tuning_option("--apg", help="Adaptive projected guidance.")] = False
     frames: Annotated[int | None, tuning_option(help="Frames of a chunk, 4n + 1.")] = None
     motion_frames: Annotated[int | None, tuning_option(help="Frames carried into the next chunk, 4n + 1.")] = None
-    color_strength: Annotated[float, tuning_option(help="Hold the picture's colours: 0 off, 1 full.")] = 1.0
+    color_strength: Annotated[
+        float | None,
+        tuning_option(
+            help="Hold the picture's colours: 0 off, 1 full.", show_default="a picture's 1, those of a video 0.5"
+        ),
+    ] = None
     reference_by_index: Annotated[
         bool,
         tuning_option(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job_record import JobRecord, is_record, read_record, record_places
 from infinitalk_cli.profiles import AUTO, Profile
-from infinitalk_cli.request import GenerateRequest, LoraFile, Told
+from infinitalk_cli.request import GenerateRequest, LoraFile, Told, usual_color_strength
 from infinitalk_cli.run_choice import FIELD_OF_KEY, RunChoice
 from infinitalk_cli.settings_files import KEYS
 
@@ -51,8 +51,11 @@ def told_options(options: GenerateOptions, run: RunChoice, request: GenerateRequ
     values |= {name: _settled(request.profile, field) for name, field in wishes.items()}
     values |= {"profile": run.base.name, "preset": run.preset.name if run.preset else None}
     values |= {"seed": request.seed, "engine": request.engine, "lora": [_lora_words(lora) for lora in request.loras]}
+    values |= {"color_strength": request.color_strength}
     values |= {"weights_dir": None if request.weights_dir is None else str(request.weights_dir.absolute())}
     told = {name: _origin(options, name) for name in names}
+    if options.color_strength is None:
+        told["color_strength"] = usual_color_strength(request.job)[1]
     if options.record is None:
         settled = run.origins()
         told |= {name: settled[field] for name, field in wishes.items()}

@@ -19,7 +19,7 @@ from infinitalk_cli.options_job import read_options_job
 from infinitalk_cli.options_media import voice_files
 from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
 from infinitalk_cli.profiles import Engine, Profile
-from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora
+from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora, usual_color_strength
 from infinitalk_cli.run_choice import (
     RunChoice,
     Said,
@@ -92,7 +92,7 @@ def request_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: 
         crf=options.crf,
         apg=options.apg,
         step_cache_threshold=threshold if options.teacache_threshold is None else options.teacache_threshold,
-        color_strength=options.color_strength,
+        color_strength=usual_color_strength(job)[0] if options.color_strength is None else options.color_strength,
         reference_by_index=options.reference_by_index,
         source=options.source_wishes,
         sound=options.sound_wishes,

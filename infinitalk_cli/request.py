@@ -22,6 +22,11 @@ from infinitalk_cli.profiles import Engine, Profile, profile_problems
 from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
 
+COLOR_STRENGTH = {"picture": 1.0, "video": 0.5}
+"""Of the colour correction, by what the source is. One picture's colours are held for good. Those of a video may
+change: full strength would hold each chunk's for 2.9 s and then jump; half of it keeps small errors from adding up
+(docs/experiments.md)."""
+
 LARGEST_SEED = 2**63 - 1
 LARGEST_CRF = 51
 """The worst picture that x264 can be asked for; 0 is lossless."""
@@ -259,6 +264,12 @@ def output_fate(request: GenerateRequest, *, is_done: bool = False) -> tuple[Fat
     if taken:
         return "replaced", f"note: --overwrite would replace what is there: {request.output}"
     return "new", ""
+
+
+def usual_color_strength(job: Job) -> tuple[float, str]:
+    """The strength of a job's colour correction where nobody says it, and why."""
+    kind = "video" if job.is_video else "picture"
+    return COLOR_STRENGTH[kind], f"default of a {kind}"
 
 
 def kept_speech(request: GenerateRequest) -> tuple[Path, ...]:

@@ -154,6 +154,23 @@ def test_one_face_of_several_is_told(desk: Path, engine: Engine) -> None:
     assert engine.request.job.num_speakers == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "strength", "origin"),
+    [
+        (["--image", "face.png"], 1.0, "default of a picture"),
+        (["--video", "clip.mp4"], 0.5, "default of a video"),
+        (["--video", "clip.mp4", "--color-strength", "0.8"], 0.8, "--color-strength"),
+    ],
+)
+def test_colors_are_held_as_the_source_asks_for(
+    desk: Path, engine: Engine, words: list[str], strength: float, origin: str
+) -> None:
+    assert generate(*words, "--audio", "a.wav").exit_code == 0
+    request = engine.request
+    assert (request.color_strength, request.told.options["color_strength"]) == (strength, strength)
+    assert request.told.origins["color_strength"] == origin
+
+
 @pytest.mark.parametrize("option", ["--reference-by-index", "--short-source loop", "--scenes on"])
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
 def test_options_without_effect_are_told(desk: Path, engine: Engine, option: str, dry_run: list[str]) -> None:
