@@ -1,4 +1,4 @@
-"""The video VAE at its real size: how far 16 bits and tiles are off from the whole in float32, and what they save.
+"""The video VAE at its real size: how far fewer bits and tiles are off from the whole in float32, and what they save.
 
     python benchmarks/vae_error.py                          # 448 x 896, 81 frames
     python benchmarks/vae_error.py --size 704x1280 --frames 33
@@ -36,7 +36,6 @@ from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_tiling import Tiling
 from infinitalk_cli.networks import make_vae
 
-EXACT = VaeSetting(torch.float32, channels_last=False)
 IN_LAYOUT = {
     name: VaeSetting(dtype, channels_last=True)
     for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.items()
@@ -45,18 +44,22 @@ IN_LAYOUT = {
 
 @dataclass(frozen=True)
 class Form:
-    """One way to run the VAE. `tile`: latents on a side of its tiles, None for the whole picture."""
+    """One way to run the VAE. `tile`: latents on a side of its tiles, None for the whole picture. `tf32`: convolutions
+    may round float32 to 10 bits of mantissa, as torch lets them if nobody says otherwise."""
 
     setting: VaeSetting
     tile: int | None = None
+    tf32: bool = True
 
     @property
     def name(self) -> str:
         """Such as "bfloat16 channels-last, tiles of 320"."""
-        return self.setting.name + (f", tiles of {8 * self.tile}" if self.tile else "")
+        strict = "" if self.tf32 else " without TF32"
+        return self.setting.name + strict + (f", tiles of {8 * self.tile}" if self.tile else "")
 
     def take(self, vae: VideoVAE, state: dict[str, Tensor]) -> None:
         """Have the VAE run so."""
+        torch.backends.cudnn.allow_tf32 = self.tf32
         vae.to(self.setting.dtype)
         vae.load_state_dict(state)
         for parameter in vae.parameters():
@@ -68,10 +71,11 @@ class Form:
 
 def forms(tiles: Sequence[int]) -> Iterator[Form]:
     """All that are compared, the exact one first."""
-    yield Form(EXACT)
+    yield Form(IN_LAYOUT["float32"], tf32=False)
+    yield Form(VaeSetting(torch.float32, channels_last=False))
     yield from (Form(setting) for setting in IN_LAYOUT.values())
     for tile in tiles:
-        yield Form(EXACT, tile)
+        yield Form(IN_LAYOUT["float32"], tile, tf32=False)
         yield Form(IN_LAYOUT["bfloat16"], tile)
 
 

@@ -367,7 +367,7 @@ def build_others(
 ) -> tuple[VideoVAE, ImageEncoder]:
     """The video VAE and the image encoder for a device, put in `home`; what the audio encoder is made of, imported."""
     import_library()
-    return load_vae(files, home, vae_dtype), build_image_encoder(files, dtype=half_on_gpu(device), device=home)
+    return load_vae(files, device, home, vae_dtype), build_image_encoder(files, dtype=half_on_gpu(device), device=home)
 
 
 def free_gpu_bytes(device: torch.device) -> int:
