@@ -71,8 +71,10 @@ class Form:
 
 def forms(tiles: Sequence[int]) -> Iterator[Form]:
     """All that are compared, the exact one first."""
+    plain = VaeSetting(torch.float32, channels_last=False)
+    yield Form(plain, tf32=False)
     yield Form(IN_LAYOUT["float32"], tf32=False)
-    yield Form(VaeSetting(torch.float32, channels_last=False))
+    yield Form(plain)
     yield from (Form(setting) for setting in IN_LAYOUT.values())
     for tile in tiles:
         yield Form(IN_LAYOUT["float32"], tile, tf32=False)
