@@ -38,6 +38,7 @@ from training.demo.networks import (
 from training.demo.speech import Corpus, disturbed, mouth_opening, mouth_width
 from training.demo.train_audio import layer_states
 from training.demo.train_vae import convolve_as_pictures
+from training.demo.wear import worn
 
 SHAPES = (
     (128, 128, 1, 0.34),
@@ -58,7 +59,7 @@ NUM_KNOWN = (MOTION_FRAMES - 1) // 4 + 1
 class Batch:
     """B clips of one shape as a training step needs them; see `Clips` for the forms.
 
-    known: `(B, 16, 3, H, W)`: the motion latents after a way through the VAE. near_mouth: on the latent grid.
+    known: `(B, 16, 3, H, W)`: the motion latents, worn and after a way through the VAE. near_mouth: on the latent grid.
     """
 
     latents: Tensor
@@ -208,7 +209,7 @@ class Pool:
         mouths = [self.heard.mouths(rows[:, n], starts[:, n], CHUNK_FRAMES) for n in range(people)]
         filmed = maker.film(mouths)
         latents = self.encode(filmed.frames)
-        known = self.encode(self.decode(latents[:, :, :NUM_KNOWN]))
+        known = self.encode(worn(self.decode(latents[:, :, :NUM_KNOWN]), self.generator))
         grey = torch.zeros_like(filmed.frames[:, :, 1:])
         tensors = {
             "latents": latents,

@@ -28,7 +28,7 @@ from training.demo.pace import Averaged, Log, Pace, optimizer_for, pick_device, 
 from training.demo.pool import Batch, Pool
 
 PEAK = 1.2e-3
-MOUTH_WEIGHT = 5.0
+MOUTH_WEIGHT = 8.0
 ROUTING_WEIGHT = 0.1
 NO_SPEECH_SHARE, NO_TEXT_SHARE = 0.06, 0.15
 KNOWN_NOISE = 0.08
