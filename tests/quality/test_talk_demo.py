@@ -1,0 +1,63 @@
+"""`talk demo` with the weights of the package: a short video, measured from its file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from infinitalk_cli.demo_package import SENTENCE
+from infinitalk_cli.main import app
+from training.demo.measures import Mouth, change, lip_sync, mouth_openings, seam_ratio
+from training.demo.networks import CHUNK_FRAMES
+from training.demo.speech import levelling_gain
+from training.demo.theatre import envelope_of
+
+MOUTH = Mouth(x=60.4, y=72.6, half_width=7.75)
+"""Of the package's portrait at 128 x 128."""
+SECONDS = 2.28
+"""Two chunks, one border."""
+
+
+@pytest.fixture(scope="module")
+def video(trained: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The frames `(T, H, W, 3)` in [0, 1], and the record beside them."""
+    output = tmp_path_factory.mktemp("demo") / "talk-demo.mp4"
+    result = CliRunner().invoke(app, ["demo", "-o", str(output), "--max-seconds", str(SECONDS), "--device", "cpu"])
+    assert result.exit_code == 0, result.stderr
+    with av.open(str(output)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    record = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+    return {"frames": frames.astype(np.float32) / 255, "record": record}
+
+
+def envelope() -> NDArray[np.float64]:
+    """How far the sentence opens a mouth."""
+    with av.open(str(SENTENCE)) as container:
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    waveform = torch.from_numpy(heard.astype(np.float32) / 32768)
+    return envelope_of(waveform * levelling_gain(waveform[None])[0])
+
+
+def test_the_lips_follow_the_sentence(video: dict[str, Any]) -> None:
+    openings = mouth_openings(video["frames"], MOUTH)
+    sync = lip_sync(openings, envelope())
+    assert len(openings) == round(SECONDS * 25)
+    assert sync.correlation >= 0.85
+    assert abs(sync.best_lag) <= 1
+    assert abs(lip_sync(openings, envelope()[::-1]).correlation) < 0.5
+
+
+def test_the_border_of_the_chunks_does_not_show(video: dict[str, Any]) -> None:
+    assert seam_ratio(video["frames"], CHUNK_FRAMES) <= 1.5
+
+
+def test_hair_and_background_stay(video: dict[str, Any]) -> None:
+    frames = video["frames"]
+    assert change(frames[0][:40], frames[-1][:40]) < 0.02
