@@ -45,8 +45,9 @@ class Profile:
     are decoded in tiles, which takes less memory; "auto" where they would not fit otherwise. `text_encoder`: whole on
     the GPU, streamed to it block by block, or on the CPU; "auto" is whole where there is room and no streaming was
     asked for, else streamed. `lora_mode`: whether LoRAs are added to the weights or kept beside them;
-    `lora_parameters`: in those kept beside, 0 until they are known. `demo_weights`: runs on the small weights that the
-    package brings along unless a weights folder is named.
+    `lora_parameters`: in those kept beside, 0 until they are known. `cross_fade`: blends what two chunks have in
+    common, also where `--cross-fade` does not ask for it. `demo_weights`: runs on the small weights that the package
+    brings along unless a weights folder is named.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Profile:
     text_encoder: TextEncoderPlace = "auto"
     lora_mode: LoraMode = "merge"
     lora_parameters: int = 0
+    cross_fade: bool = False
     demo_weights: bool = False
 
 
@@ -112,6 +114,7 @@ PROFILES: tuple[Profile, ...] = (
         shift=3.0,
         text_guidance_scale=1.0,
         audio_guidance_scale=1.0,
+        cross_fade=True,
         demo_weights=True,
     ),
     Profile("rtx-5090", "32 GB, computes in fp8", quant="fp8"),

@@ -245,7 +245,7 @@ def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSett
         step_cache_threshold=request.step_cache_threshold,
         seed=request.seed,
         color_strength=request.color_strength,
-        cross_fade=request.chunks.cross_fade,
+        cross_fade=request.chunks.cross_fade or profile.cross_fade,
         reanchor_every=request.chunks.reanchor_every,
     )
 

@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
     with monkeypatch.context() as patch:
         stop_after(2, patch)
         assert talk(speech, output).exit_code == 130
-    assert len(frames_of(output.with_name("talk.part.mp4"))) == 17 + 12
+    assert len(frames_of(output.with_name("talk.part.mp4"))) == 12 + 12
 
     refused = talk(speech, output)
     assert refused.exit_code == 2
@@ -89,13 +89,13 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
 
     resumed = talk(speech, output, "--resume")
     assert resumed.exit_code == 0
-    assert "going on behind the first 2 chunks, 1.16 s" in resumed.stderr
+    assert "going on behind the first 2 chunks, 0.96 s" in resumed.stderr
     assert frames_of(output) == frames_of(whole)
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in output.parent.iterdir()) == ["talk.json", "talk.mp4"]
     drift = [json.loads(path.with_suffix(".json").read_text())["chunks"] for path in (whole, output)]
     assert drift[0] == drift[1]
-    assert [chunk["start"] for chunk in drift[0]] == [0, 17, 29, 41]
+    assert [chunk["start"] for chunk in drift[0]] == [0, 12, 24, 36]
 
 
 def test_a_changed_recording_is_another_job(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_a_changed_recording_is_another_job(tmp_path: Path, speech: Path, monkey
     assert refused.exit_code == 2
     assert re.search(r"sound of speaker 1: speech\.wav .* 64,044 bytes", refused.stderr)
     assert not re.search("[0-9a-f]{12}", refused.stderr)  # no digest
-    assert len(frames_of(output.with_name("talk.part") / "0001.mp4")) == 17
+    assert len(frames_of(output.with_name("talk.part") / "0001.mp4")) == 12
 
 
 def test_resume_without_an_earlier_run_just_runs(tmp_path: Path, speech: Path) -> None:

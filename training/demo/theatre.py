@@ -218,8 +218,8 @@ def figures_of(
     """What a video of one person is worth. Args: other: speech that was not heard."""
     openings, chunk = mouth_openings(frames, scene.mouths[0]), CHUNK_FRAMES
     sync = lip_sync(openings, envelope)
-    borders = range(chunk, len(frames), chunk - MOTION_FRAMES)
-    seams = [seam_ratio(frames, border) for border in borders]
+    ends = range(chunk, len(frames), chunk - MOTION_FRAMES)  # of what two chunks have in common and the blend goes over
+    seams = [seam_ratio(frames, border) for end in ends for border in (end - MOTION_FRAMES, end)]
     height, width = frames.shape[1:3]
     corner = (slice(None), slice(0, height // 3), slice(0, width // 6))
     return {
