@@ -66,7 +66,7 @@ class Form:
             parameter.data = parameter.data.contiguous()
         if self.setting.channels_last:
             vae.use_channels_last()
-        vae.tiling = None if self.tile is None else Tiling(self.tile, self.tile * 3 // 10)
+        vae.tiling = None if self.tile is None else Tiling.of(self.tile)
 
 
 def forms(tiles: Sequence[int]) -> Iterator[Form]:

@@ -242,7 +242,7 @@ class PlacedNetworks:
 
     def take(self, rung: Rung) -> None:
         """Share out the GPU as the rung says."""
-        self.vae.tiling = None if rung.vae_tile is None else Tiling(rung.vae_tile, rung.vae_tile * 3 // 10)
+        self.vae.tiling = None if rung.vae_tile is None else Tiling.of(rung.vae_tile)
         self.transformer.take(rung)
         if self.transformer.offloader is not None:
             for network in (self.vae, self.image_encoder):

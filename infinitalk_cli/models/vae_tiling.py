@@ -33,6 +33,11 @@ class Tiling:
         if not 0 < 3 * self.overlap <= self.size:
             raise ValueError(f"tiles of {self.size} latents can't share {self.overlap}: a third at most")
 
+    @classmethod
+    def of(cls, size: int) -> Tiling:
+        """Tiles of a size with as much in common as may be."""
+        return cls(size, size // 3)
+
     def divides(self, height: int, width: int) -> bool:
         """Whether a picture of so many latents is more than one tile."""
         return height > self.size or width > self.size
