@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infinitalk_cli.footprint import first_rung, ram_bytes, vram_bytes
+from infinitalk_cli.footprint import PUBLISHED, first_rung, num_read, ram_bytes, vram_bytes
 from infinitalk_cli.hardware import Driver, Gpu, Hardware, usable_ram_bytes
 from infinitalk_cli.profile_choice import Choice, shape_of, why_no_gpu
 
@@ -123,8 +123,11 @@ def _check_ram(hardware: Hardware, choice: Choice) -> Check:
         return Check("ram", True, True, detail)
     profile, shape = choice.profile, shape_of(choice.profile)
     resident = first_rung(profile, shape, choice.gpu.free_bytes or 0).num_resident
-    need = ram_bytes(profile, resident)
+    read = num_read(profile, resident, usable)
+    need = ram_bytes(profile, resident, num_read=read)
     detail = f"{detail}, {profile.name} is estimated to take {_gb(need)}"
+    if read:
+        detail += f"; {read} of {PUBLISHED.num_layers} blocks are read from the disk in every pass"
     return Check("ram", need <= usable, True, detail, "" if need <= usable else _ram_fix(hardware, need))
 
 

@@ -22,6 +22,7 @@ from infinitalk_cli.footprint import (
     Rung,
     block_bytes,
     first_rung,
+    num_read,
     num_tokens,
     outside_bytes,
     process_bytes,
@@ -75,7 +76,8 @@ class Rate:
 class Estimate:
     """A prediction. Bytes; seconds, None where no rate is known.
 
-    `vram_bytes` None: runs on the CPU. `num_resident`: blocks of the transformer that stay on the GPU.
+    `vram_bytes` None: runs on the CPU. `num_resident`: blocks of the transformer that stay on the GPU. `num_read`:
+    those that are read from the disk in every pass; `read_wait_s`: by how much that makes a pass longer.
     """
 
     vram_bytes: int | None
@@ -88,6 +90,8 @@ class Estimate:
     pass_s: float | None
     decode_s: float | None
     basis: str
+    num_read: int = 0
+    read_wait_s: float | None = None
     load_s: float = 0.0
     text_s: float = 0.0
 
@@ -118,31 +122,38 @@ def estimate(
     rate: Rate,
     *,
     free_bytes: int | None,
+    free_ram_bytes: int | None = None,
     sizes: DiTConfig = PUBLISHED,
     num_gpus: int = 1,
 ) -> Estimate:
-    """Predict a run of a settled profile. `free_bytes`: on the GPU, None for a run on the CPU.
+    """Predict a run of a settled profile.
 
-    Of `num_gpus` the first needs the most memory; each works at `SHARE_IN_TEAM` of its speed.
+    `free_bytes`: on the GPU, None for a run on the CPU. `free_ram_bytes`: None for as much as it takes. Of `num_gpus`
+    the first needs the most memory; each works at `SHARE_IN_TEAM` of its speed.
     """
     on_gpu = free_bytes is not None
     rung = Rung(0) if free_bytes is None else first_rung(profile, shape, free_bytes, sizes)
     resident = rung.num_resident
     passes = profile.num_steps * passes_per_step(profile)
     flops = pass_flops(shape, profile.chunk_frames, sizes)
-    pass_s = None
+    read = 0
+    if on_gpu and free_ram_bytes is not None and num_gpus == 1:
+        read = num_read(profile, resident, free_ram_bytes, sizes)
+    pass_s = read_wait_s = None
     if rate.flops_per_s is not None:
         copied = (sizes.num_layers - resident) * block_bytes(profile, sizes) if on_gpu else 0
         copy_s = copied / rate.copy_bytes_per_s if rate.copy_bytes_per_s else 0.0
         team = 1.0 if num_gpus == 1 else SHARE_IN_TEAM * num_gpus
-        pass_s = max(flops / rate.flops_per_s / team, copy_s)
+        without_s = max(flops / rate.flops_per_s / team, copy_s)
+        pass_s = max(without_s, read * block_bytes(profile, sizes) / ASSUMED_READ_BYTES_PER_S)
+        read_wait_s = pass_s - without_s
     pixels = shape.width * shape.height
     decode_s = VAE_S_PER_PIXEL * pixels * VAE_TFLOPS / rate.peak_tflops if rate.peak_tflops else None
     if rate.vae_s_per_pixel is not None:
         decode_s = rate.vae_s_per_pixel * pixels
     return Estimate(
         vram_bytes=vram_bytes(shape, profile, rung, sizes) if on_gpu else None,
-        ram_bytes=ram_bytes(profile, resident, sizes, on_gpu=on_gpu)
+        ram_bytes=ram_bytes(profile, resident, sizes, on_gpu=on_gpu, num_read=read)
         + (num_gpus - 1) * process_bytes(profile, resident, sizes),
         scratch_bytes=shape.num_speakers * shape.num_frames * 16_000 * 4 // shape.fps,
         num_chunks=num_chunks(shape.num_frames, profile),
@@ -152,6 +163,8 @@ def estimate(
         pass_s=pass_s,
         decode_s=decode_s,
         basis=rate.basis if num_gpus == 1 else f"{rate.basis}; {num_gpus} GPUs, each at {SHARE_IN_TEAM:.0%}",
+        num_read=read,
+        read_wait_s=read_wait_s,
         load_s=load_bytes(profile, sizes) / rate.read_bytes_per_s,
         text_s=text_seconds(profile, rate, on_gpu=on_gpu) if sizes == PUBLISHED else 0.0,
     )

@@ -243,10 +243,15 @@ def persistent_parameters(num_resident: int, sizes: DiTConfig = PUBLISHED) -> in
 
 def block_bytes(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
     """Bytes of a block on the GPU, with its share of the LoRAs beside it."""
-    beside = number_bytes(profile) * -(-profile.lora_parameters // sizes.num_layers)
+    beside = loras_bytes_of_block(profile, sizes)
     if profile.quant == "none":
         return number_bytes(profile) * block_parameters(sizes) + beside
     return block_parameters(sizes) + beside + 4 * SCALES_PER_BLOCK * sizes.dim // PUBLISHED.dim
+
+
+def loras_bytes_of_block(profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
+    """Bytes of the LoRAs beside a block, if they are not merged into it."""
+    return number_bytes(profile) * -(-profile.lora_parameters // sizes.num_layers)
 
 
 def number_bytes(profile: Profile) -> int:
@@ -320,6 +325,7 @@ def ram_bytes(
         encoders = 2 * IMAGE_ENCODER_BYTES + VAE_BYTES + AUDIO_ENCODER_BYTES if sizes == PUBLISHED else 0
         return PROGRAM_BYTES + max(blocks + encoders, text)
     streamed = (sizes.num_layers - num_resident - num_read) * block_bytes(profile, sizes)
+    streamed += num_read * loras_bytes_of_block(profile, sizes)
     beside = beside_blocks_bytes(sizes) + (READ_AHEAD_BYTES if num_read else 0)
     return max(streamed + beside, PROGRAM_BYTES + (TEXT_ENCODER_BYTES[profile.quant] if sizes == PUBLISHED else 0))
 
@@ -343,7 +349,10 @@ def most_in_ram(profile: Profile, num_resident: int, usable_bytes: int, sizes: D
 
 
 def num_read(profile: Profile, num_resident: int, usable_bytes: int, sizes: DiTConfig = PUBLISHED) -> int:
-    """Blocks that are read from the disk in every pass, if their files allow it."""
+    """Blocks that are read from the disk in every pass, because RAM has no room for them and their files allow it."""
+    by_form = profile.quant != "none"  # published in 8 bits, they are computed with as they are
+    if not (by_form if profile.blocks_from_disk is None else profile.blocks_from_disk):
+        return 0
     return max(0, sizes.num_layers - num_resident - most_in_ram(profile, num_resident, usable_bytes, sizes))
 
 

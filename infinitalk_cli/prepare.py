@@ -31,6 +31,7 @@ from infinitalk_cli.run_choice import (
 )
 from infinitalk_cli.run_loras import loras_of_run, named_lora, parameters_beside
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
+from infinitalk_cli.stored_form import is_stored_as_computed
 from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
 
 LARGEST_RANDOM_SEED = 2**31
@@ -125,7 +126,9 @@ def with_files(prepared: PreparedRun, weights_dir: Path, *, may_lack: bool) -> P
             raise
         return replace(prepared, lacking=error.hint)
     loras = loras_of_run(request.loras, request.profile, files, weights_dir)
-    return replace(prepared, request=replace(request, loras=loras))
+    reads = request.num_gpus == 1 and is_stored_as_computed(files, request.profile.dtype)  # several share the RAM
+    profile = replace(request.profile, blocks_from_disk=reads)
+    return replace(prepared, request=replace(request, loras=loras, profile=profile))
 
 
 def with_loras_counted(request: GenerateRequest) -> GenerateRequest:

@@ -4,7 +4,8 @@ The row of the card is the start; then memory that is *free now* has its say, on
 
 1. The card's own row, else one by its memory. A card that does not compute in fp8 takes 8-bit integers instead.
 2. Too little free on the GPU: fewer blocks stay there, then 8-bit weights in place of bfloat16.
-3. Too little RAM to stream from: all blocks stay on the GPU, if they fit there.
+3. Too little RAM to stream from: as many blocks stay on the GPU as it holds; then those that RAM has no room for are
+   read from the disk in every pass, if their files hold them as they are computed with.
 4. What still doesn't fit is said in numbers (`shortfall`), with the nearest wishes that would fit.
 
 The arithmetic is `footprint`'s, so the choice and the figures printed before a run can't disagree.
@@ -16,7 +17,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from infinitalk_cli.estimate import find_card
-from infinitalk_cli.footprint import PUBLISHED, JobShape, first_rung, persistent_parameters, ram_bytes, vram_bytes
+from infinitalk_cli.footprint import (
+    PUBLISHED,
+    JobShape,
+    first_rung,
+    num_read,
+    persistent_parameters,
+    ram_bytes,
+    vram_bytes,
+)
 from infinitalk_cli.hardware import BF16_CAPABILITY, Gpu, Hardware, choose_gpu, usable_ram_bytes
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_table import PROFILE_OF_MEMORY, Preset, Profile, Quant, Size
@@ -87,11 +96,12 @@ def fit(
 ) -> Choice:
     """`base` with what the memory asks for: first as it is, then with less. A wish is never overruled."""
     told = list(reasons)
-    for profile, why in _rungs(base, wishes, gpu):
-        found = _fitted(settle(profile, wishes, "infinitetalk", preset), wishes, hardware, gpu, shape)
-        if found is not None:
-            fitted, reason = found
-            return Choice(fitted, gpu, tuple(text for text in (*told, why, reason) if text))
+    for fitting in (_fitted, _fitted_with_disk):
+        for profile, why in _rungs(base, wishes, gpu):
+            found = fitting(settle(profile, wishes, "infinitetalk", preset), wishes, hardware, gpu, shape)
+            if found is not None:
+                fitted, reason = found
+                return Choice(fitted, gpu, tuple(text for text in (*told, why, reason) if text))
     last = settle(list(_rungs(base, wishes, gpu))[-1][0], wishes, "infinitetalk", preset)
     shortfall = memory_shortfall(last, hardware, gpu, shape)
     return Choice(last, gpu, tuple(told), shortfall, remedy(last, hardware, gpu))
@@ -114,7 +124,9 @@ def memory_shortfall(
         resident, need = rung.num_resident, vram_bytes(shape, profile, rung, sizes)
         if need > gpu.free_bytes:
             lacks.append(f"needs {_gb(need)} of GPU memory, {_gb(gpu.free_bytes)} of {gpu.name} are free")
-    need, usable = ram_bytes(profile, resident, sizes, on_gpu=gpu is not None), usable_ram_bytes(hardware)
+    usable = usable_ram_bytes(hardware)
+    read = num_read(profile, resident, usable, sizes) if gpu else 0
+    need = ram_bytes(profile, resident, sizes, on_gpu=gpu is not None, num_read=read)
     if need > usable:
         where = "" if gpu else " to compute on the CPU"
         lacks.append(f"needs {_gb(need)} of RAM{where}, {_gb(usable)} are free{_limit(hardware)}")
@@ -177,12 +189,28 @@ def _fitted(
     profile: Profile, wishes: Wishes, hardware: Hardware, gpu: Gpu, shape: JobShape | None
 ) -> tuple[Profile, str] | None:
     """The profile if it fits, on the GPU as far as it holds it if RAM is too short to stream from; and why."""
-    if not memory_shortfall(profile, hardware, gpu, shape):
+    in_memory = replace(profile, blocks_from_disk=False)
+    if not memory_shortfall(in_memory, hardware, gpu, shape):
         return counted(profile, gpu, shape)
-    whole = replace(profile, num_persistent_param_in_dit=None)
+    whole = replace(in_memory, num_persistent_param_in_dit=None)
     if wishes.num_persistent_param_in_dit is not None or memory_shortfall(whole, hardware, gpu, shape):
         return None
-    return counted(whole, gpu, shape)[0], "RAM is too short to stream all: as many blocks as fit stay on the GPU"
+    return _whole(profile, gpu, shape), "RAM is too short to stream all: as many blocks as fit stay on the GPU"
+
+
+def _fitted_with_disk(
+    profile: Profile, wishes: Wishes, hardware: Hardware, gpu: Gpu, shape: JobShape | None
+) -> tuple[Profile, str] | None:
+    """The profile if it fits when blocks are read from the disk in every pass, as few of them as can be; and why."""
+    fewest = profile if wishes.num_persistent_param_in_dit is not None else _whole(profile, gpu, shape)
+    if memory_shortfall(fewest, hardware, gpu, shape):
+        return None
+    return fewest, "RAM is too short to stream all: blocks that find no room in it are read from the disk in every pass"
+
+
+def _whole(profile: Profile, gpu: Gpu, shape: JobShape | None) -> Profile:
+    """With as many blocks on the GPU as it holds."""
+    return counted(replace(profile, num_persistent_param_in_dit=None), gpu, shape)[0]
 
 
 def counted(profile: Profile, gpu: Gpu, shape: JobShape | None = None) -> tuple[Profile, str]:
@@ -201,7 +229,7 @@ def remedy(profile: Profile, hardware: Hardware, gpu: Gpu) -> str:
     tries = [(replace(profile, num_persistent_param_in_dit=0), "--num-persistent-param-in-dit 0")]
     if profile.quant == "none":
         quant = eight_bits(gpu)
-        tries.append((replace(tries[0][0], quant=quant), f"--quant {quant}"))
+        tries.append((replace(tries[0][0], quant=quant, blocks_from_disk=None), f"--quant {quant}"))
     if profile.size == "720":
         tries.append((replace(tries[-1][0], size="480"), f"{tries[-1][1]} --size 480"))
     for smaller, words in tries:

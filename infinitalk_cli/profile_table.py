@@ -45,9 +45,10 @@ class Profile:
     are decoded in tiles, which takes less memory; "auto" where they would not fit otherwise. `text_encoder`: whole on
     the GPU, streamed to it block by block, or on the CPU; "auto" is whole where there is room and no streaming was
     asked for, else streamed. `lora_mode`: whether LoRAs are added to the weights or kept beside them;
-    `lora_parameters`: in those kept beside, 0 until they are known. `cross_fade`: blends what two chunks have in
-    common, also where `--cross-fade` does not ask for it. `demo_weights`: runs on the small weights that the package
-    brings along unless a weights folder is named.
+    `lora_parameters`: in those kept beside, 0 until they are known. `blocks_from_disk`: whether blocks for which RAM
+    has no room can be read from their files in every pass; None until these are known, and then by `quant`.
+    `cross_fade`: blends what two chunks have in common, also where `--cross-fade` does not ask for it. `demo_weights`:
+    runs on the small weights that the package brings along unless a weights folder is named.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Profile:
     text_encoder: TextEncoderPlace = "auto"
     lora_mode: LoraMode = "merge"
     lora_parameters: int = 0
+    blocks_from_disk: bool | None = None
     cross_fade: bool = False
     demo_weights: bool = False
 

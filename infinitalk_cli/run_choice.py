@@ -18,7 +18,7 @@ from infinitalk_cli.bench_store import MeasuredStages, measured_flops_per_s, mea
 from infinitalk_cli.errors import DoesNotFitError, EnvironmentUnfitError, InputError, WeightsError
 from infinitalk_cli.estimate import Estimate, Rate, estimate, rate_of
 from infinitalk_cli.footprint import PUBLISHED, JobShape
-from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu, choose_gpus, too_few_gpus
+from infinitalk_cli.hardware import Gpu, Hardware, choose_gpu, choose_gpus, too_few_gpus, usable_ram_bytes
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_choice import Choice, choose_profile, counted, fit, memory_shortfall, remedy
 from infinitalk_cli.profiles import (
@@ -208,11 +208,14 @@ def estimate_run(
 ) -> Estimate:
     """Predict the run of a settled profile."""
     free_bytes = run.gpu.free_bytes if run.gpu else None
+    free_ram_bytes = usable_ram_bytes(run.hardware)
     measured = measured_flops_per_s(run.gpu.name, profile.quant) if run.gpu else None
     rate = rate_of(run.gpu, measured)
     if run.gpu is not None:
         rate = with_stages(rate, measured_stages(run.gpu.name), profile)
-    return estimate(shape, profile, rate, free_bytes=free_bytes, sizes=sizes, num_gpus=num_gpus)
+    return estimate(
+        shape, profile, rate, free_bytes=free_bytes, free_ram_bytes=free_ram_bytes, sizes=sizes, num_gpus=num_gpus
+    )
 
 
 def with_stages(rate: Rate, measured: MeasuredStages, profile: Profile) -> Rate:
@@ -238,7 +241,7 @@ def read_sizes(weights_dir: Path) -> DiTConfig | None:
 def values_of(run: RunChoice) -> list[tuple[str, Any, str]]:
     """Every field of the settled profile with its value and origin."""
     settled, origins = run.profile("infinitetalk"), run.origins()
-    hidden = ("name", "description", "lora_parameters", "demo_weights")
+    hidden = ("name", "description", "lora_parameters", "blocks_from_disk", "demo_weights")
     return [(f.name, getattr(settled, f.name), origins[f.name]) for f in fields(Profile) if f.name not in hidden]
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import duration
-from infinitalk_cli.estimate import Estimate, num_chunks, passes_per_step
+from infinitalk_cli.estimate import ASSUMED_READ_BYTES_PER_S, Estimate, num_chunks, passes_per_step
 from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.hardware import Gpu
 from infinitalk_cli.profiles import Profile
@@ -56,9 +56,23 @@ def estimate_lines(found: Estimate, faster_s: float | None = None) -> list[str]:
         lines.append("of it " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.stages.items()))
     if found.vram_bytes is not None:
         lines.append(f"{found.num_resident} of {found.num_blocks} transformer blocks stay on the GPU")
+    if found.num_read:
+        lines.append(reading_line(found))
     if faster_s is not None:
         lines.append(f"with --preset fast about {duration(faster_s)}, by the same estimate")
     return lines
+
+
+def reading_line(found: Estimate) -> str:
+    """What it means that RAM is too short for the streamed blocks."""
+    which = f"{found.num_read} of {found.num_blocks} blocks"
+    line = f"{which} are read from the disk in every pass, as RAM has no room for them"
+    if found.read_wait_s is None:
+        return line
+    more = "no longer than a pass computes"
+    if found.read_wait_s >= 1:
+        more = f"about {found.read_wait_s:.0f} s more per pass"
+    return f"{line}: {more}, at an assumed {ASSUMED_READ_BYTES_PER_S / 1e9:g} GB/s"
 
 
 def plan_text(run: RunChoice, planned: PlannedJob, lines: Sequence[str]) -> str:

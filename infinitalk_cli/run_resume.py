@@ -33,7 +33,7 @@ DECIDES_NOTHING = frozenset(
         *("output", "overwrite", "resume", "device", "num_gpus", "weights_dir"),
         *("resident_parameters", "convert", "told", "turns_file", "notes", "line"),
         *("name", "description", "num_persistent_param_in_dit", "vae_tiling", "text_encoder", "demo_weights"),
-        "lora_parameters",
+        *("lora_parameters", "blocks_from_disk"),
     }
 )
 """Fields of the request and its profile without a say in the frames. The device counts as what it turns out to be."""

@@ -19,10 +19,12 @@ from infinitalk_cli.estimate import (
     rate_of,
 )
 from infinitalk_cli.footprint import (
+    RAM_LEFT_BYTES,
     JobShape,
     Rung,
     block_bytes,
     first_rung,
+    num_read,
     num_tokens,
     outside_bytes,
     persistent_parameters,
@@ -32,6 +34,7 @@ from infinitalk_cli.footprint import (
 )
 from infinitalk_cli.hardware import Gpu, PcieLink
 from infinitalk_cli.profiles import Quant, Wishes, find_preset, find_profile, settle
+from infinitalk_cli.run_reports import estimate_lines
 from infinitalk_cli.sampling.chunk_plan import plan_chunks
 from infinitalk_cli.sampling.guidance import pass_kinds
 from infinitalk_cli.sampling.settings import SamplingSettings
@@ -169,6 +172,41 @@ def test_ram_holds_the_streamed_blocks_once_and_no_resident_one() -> None:
     assert ram_bytes(STREAMED, 0) - ram_bytes(STREAMED, 10) == 10 * block_bytes(STREAMED)
     assert ram_bytes(STREAMED, 40) < 10e9
     assert ram_bytes(find_profile("default"), 0, on_gpu=False) > 75e9
+
+
+def test_ram_that_is_too_short_is_filled_but_for_a_rest_and_the_others_are_read() -> None:
+    block, all_held = block_bytes(STREAMED), ram_bytes(STREAMED, 0)
+    assert num_read(STREAMED, 0, all_held) == 0
+    before = 0
+    for usable in range(all_held - 1, 9 * 10**9, -(10**9)):
+        read = num_read(STREAMED, 0, usable)
+        assert before <= read <= 40
+        taken, before = ram_bytes(STREAMED, 0, num_read=read), read
+        assert taken + RAM_LEFT_BYTES <= usable or read == 40 or taken == ram_bytes(STREAMED, 40)
+        assert taken + RAM_LEFT_BYTES + block > usable
+        assert num_read(STREAMED, read, usable) == 0  # as many less to be streamed
+        assert num_read(replace(STREAMED, blocks_from_disk=False), 0, usable) == 0
+    assert before > 25
+    assert num_read(replace(STREAMED, quant="none"), 0, 20 * 10**9) == 0
+    assert num_read(replace(STREAMED, quant="none", blocks_from_disk=True), 0, 20 * 10**9) > 20
+
+
+def test_reading_from_the_disk_costs_what_computing_does_not_hide() -> None:
+    slow, fast = Rate(2e13, 25e9), Rate(1e15, 25e9)
+    for rate, hidden in ((slow, True), (fast, False)):
+        found = estimate(SQUARE, STREAMED, rate, free_bytes=24 * 10**9, free_ram_bytes=12 * 10**9)
+        whole = estimate(SQUARE, STREAMED, rate, free_bytes=24 * 10**9, free_ram_bytes=64 * 10**9)
+        assert (found.num_read, whole.num_read) == (27, 0)
+        assert found.ram_bytes < 12 * 10**9 < whole.ram_bytes
+        assert found.pass_s is not None
+        assert whole.pass_s is not None
+        assert found.read_wait_s == pytest.approx(found.pass_s - whole.pass_s)
+        assert (found.read_wait_s == 0) == hidden
+        line = next(line for line in estimate_lines(found) if "from the disk" in line)
+        assert line.startswith("27 of 40 blocks are read from the disk in every pass, as RAM has no room for them: ")
+        assert ("no longer than a pass computes" in line) == hidden
+        assert line.endswith("at an assumed 1 GB/s")
+        assert not any("from the disk" in line for line in estimate_lines(whole))
 
 
 def test_the_predictions_in_the_documents_are_those_of_the_formula() -> None:

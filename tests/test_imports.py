@@ -49,6 +49,7 @@ DATA = (
     "weights",
     "compact",
     "repackaged",
+    "stored_form",
     "hardware*",
 )
 """The shell's dataclasses and what makes them."""
@@ -106,7 +107,7 @@ ROOMS = (
     Room(("espeak",), may=("errors", "voices")),
     Room(("demo_package",), may=("weights",), inside=("demo",)),
     Room(("demo_command",), may=("console*", "options*", "prepare", "espeak", "demo_package", *DATA)),
-    Room(("weights", "compact", "repackaged"), may=("errors", "file_headers")),
+    Room(("weights", "compact", "repackaged", "stored_form"), may=("errors", "file_headers")),
     Room(STORE, may=("errors", "progress", "voices", "weights", "compact", "repackaged")),
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(

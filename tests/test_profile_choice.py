@@ -48,13 +48,16 @@ ROWS = {
     "4060 Ti 16 GB": Row(hardware("rtx4060ti-16gb"), "rtx-4060-ti", "fp8", "none", "row of its own"),
     "3060 12 GB": Row(hardware("rtx3060-12gb"), "rtx-3060", "int8", "none", "row of its own"),
     "3060 beside a 4090": Row(hardware("rtx3060-and-4090"), "rtx-4090", "fp8", "none", "row of its own"),
-    "8 GB laptop, 16 GB of RAM": Row(hardware("rtx4060-laptop-8gb"), "gpu-8gb", "fp8", "none", "no row", "of RAM"),
+    "8 GB laptop, 16 GB of RAM": Row(hardware("rtx4060-laptop-8gb"), "gpu-8gb", "fp8", "some", "read from the disk"),
+    "8 GB laptop, 8 GB of RAM free": Row(
+        hardware("rtx4060-laptop-8gb", available_ram_bytes=8 * GB), "gpu-8gb", "fp8", "none", "no row", "of RAM"
+    ),
     "8 GB laptop, enough RAM": Row(
         hardware("rtx4060-laptop-8gb", available_ram_bytes=30 * GB), "gpu-8gb", "fp8", "none", "by its 8 GiB"
     ),
     "A10G in a 16 GB container": Row(hardware("a10g-docker"), "a10g", "int8", "some", "RAM is too short to stream all"),
     "A10G in a 16 GB container, half taken": Row(
-        hardware("a10g-docker", free_vram_bytes=8 * GB), "a10g", "int8", "none", "row", "control group"
+        hardware("a10g-docker", free_vram_bytes=8 * GB), "a10g", "int8", "some", "read from the disk"
     ),
     "A10G with RAM": Row(machine("NVIDIA A10G", (8, 6), 22.5), "a10g", "int8", "some", "row of its own"),
     "L4": Row(hardware("l4-kubernetes"), "l4", "fp8", "some", "row of its own"),
@@ -150,6 +153,24 @@ def test_a_wish_is_never_overruled() -> None:
     assert choice.remedy == "this fits: --quant fp8"
 
 
+def test_nothing_is_read_from_the_disk_that_another_choice_has_in_memory() -> None:
+    for ram_gb in range(9, 40):
+        choice = choose_profile(machine("NVIDIA A100-SXM4-40GB", (8, 0), 40, ram_gb=ram_gb))
+        assert choice.fits
+        assert not any("read from the disk" in reason for reason in choice.reasons)
+
+
+def test_weights_that_have_to_be_converted_are_not_read_from_the_disk() -> None:
+    seen = hardware("rtx4060-laptop-8gb")
+    asked = choose_profile(seen, Wishes(quant="none"))
+    assert "of RAM" in asked.shortfall
+    assert asked.remedy == "this fits: --quant fp8"
+    as_computed = replace(asked.profile, blocks_from_disk=True)
+    assert memory_shortfall(as_computed, seen, asked.gpu, sizes=None).startswith("needs 13.3 GB of RAM")  # T5 in bf16
+    to_round = replace(choose_profile(seen).profile, blocks_from_disk=False)
+    assert "of RAM" in memory_shortfall(to_round, seen, asked.gpu)
+
+
 def test_720_that_does_not_fit_is_answered_with_480() -> None:
     choice = choose_profile(hardware("rtx3060-12gb", free_vram_bytes=5 * GB), Wishes(size="720"))
     assert "of GPU memory" in choice.shortfall
@@ -174,7 +195,7 @@ def test_the_wished_gpu_is_taken_and_a_wrong_one_refused() -> None:
 
 def test_the_shortfall_names_who_limits_the_ram() -> None:
     gpu = Gpu(0, free_bytes=6 * GB)
-    text = memory_shortfall(find_profile("a10g"), hardware("a10g-docker"), gpu)
+    text = memory_shortfall(replace(find_profile("a10g"), blocks_from_disk=False), hardware("a10g-docker"), gpu)
     assert "under the limit of the control group" in text
-    text = memory_shortfall(find_profile("rtx-4080"), hardware("rtx4080-wsl2", available_ram_bytes=9 * GB), gpu)
+    text = memory_shortfall(find_profile("rtx-4080"), hardware("rtx4080-wsl2", available_ram_bytes=8 * GB), gpu)
     assert ".wslconfig" in text

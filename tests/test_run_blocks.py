@@ -26,11 +26,11 @@ from infinitalk_cli.profiles import Quant
 from infinitalk_cli.run_blocks import placement_notes
 from infinitalk_cli.run_networks import PlacedTransformer, place_transformer
 from infinitalk_cli.weights import WeightFiles
+from tests.lone_transformer import lone_transformer
 from tests.models.test_dit import inputs
 from tests.models.tiny import TINY
 
 NUM_BLOCKS = 5
-ABSENT = Path("absent")
 STORED_NAMES = {
     "audio_hidden_dim": "intermediate_dim",
     "audio_token_dim": "output_dim",
@@ -64,10 +64,7 @@ def write(folder: Path, quant: Quant, *, dtype: torch.dtype = torch.bfloat16) ->
     config = {STORED_NAMES.get(name, name): value for name, value in asdict(dit.config).items()}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "w.safetensors")
-    paths = (folder / "config.json", (folder / "w.safetensors",))
-    return WeightFiles(
-        *paths, None, quant, "infinitetalk", ABSENT, "none", ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT
-    )
+    return lone_transformer(folder / "w.safetensors", quant=quant, config=folder / "config.json")
 
 
 def placed(
