@@ -77,10 +77,16 @@ def run_batch(
             if warm:
                 warm.forget()
     if failures:
-        raise PartialBatchError(
-            "\n  ".join([f"{len(failures)} of {len(jobs)} jobs failed:", *(failure.line for failure in failures)]),
-            hint="the same command with --skip-existing makes what is missing",
-        )
+        raise told_again(failures, len(jobs), dry_run=options.dry_run)
+
+
+def told_again(failures: Sequence[Failure], num_jobs: int, *, dry_run: bool) -> PartialBatchError:
+    """All failures together, as the error of the batch."""
+    what, hint = "failed", "the same command with --skip-existing makes what is missing"
+    if dry_run:
+        what, hint = "would fail", ""
+    lines = [f"{len(failures)} of {num_jobs} jobs {what}:", *(failure.line for failure in failures)]
+    return PartialBatchError("\n  ".join(lines), hint=hint)
 
 
 def prepare_all(

@@ -228,7 +228,7 @@ def _check_fast(file: TreeFile, record: Record) -> Finding:
     problem = header_problem(file.path) or (None if entry else _foreign_pickle(file))
     if problem is None and file.state == "changed":
         return Finding(file.place, file.size, None, note="written to since it was verified: --full reads it again")
-    return Finding(file.place, file.size, problem, note="" if entry else _length_note(file))
+    return Finding(file.place, file.size, problem, note="" if entry or problem else _length_note(file))
 
 
 def _length_note(file: TreeFile) -> str:

@@ -100,6 +100,14 @@ def test_a_run_that_fails_is_one_failed_job(desk: Path, engine: Engine, failure:
     assert "Traceback" not in result.stderr
 
 
+def test_a_dry_run_says_which_jobs_would_fail(desk: Path, engine: Engine) -> None:
+    (desk / "jobs.jsonl").write_text(lines(JOB, {**JOB, "image": "gone.png"}))
+    result = generate("jobs.jsonl", "--dry-run")
+    assert (result.exit_code, engine.requests) == (8, [])
+    assert "1 of 2 jobs would fail:" in result.stderr
+    assert "--skip-existing" not in result.stderr
+
+
 def test_a_gpu_that_fails_is_not_tried_again(desk: Path, engine: Engine) -> None:
     engine.failure = errors.GpuFailedError("the GPU failed: CUDA error: unspecified launch failure")
     (desk / "jobs.jsonl").write_text(lines(JOB, JOB, JOB))
