@@ -105,16 +105,20 @@ def side_notes(request: GenerateRequest) -> list[str]:
 
 
 def effectless_notes(request: GenerateRequest) -> list[str]:
-    """Options that do nothing for this job."""
-    if request.job.is_video:
-        return []
-    source = request.source
-    given = {
-        "--reference-by-index": request.reference_by_index,
-        f"--short-source {source.short_source}": source.short_source != "hold",
-        "--scenes on": source.scenes == "on",
+    """What is said and does nothing for this job."""
+    job, source, voice = request.job, request.source, request.voice
+    on_a_picture, on_recorded_speech = not job.is_video, not job.read_aloud
+    told = {
+        "--reference-by-index has no effect on a picture": on_a_picture and request.reference_by_index,
+        f"--short-source {source.short_source} has no effect on a picture": on_a_picture
+        and source.short_source != "hold",
+        "--scenes on has no effect on a picture": on_a_picture and source.scenes == "on",
+        "--speed has no effect on recorded speech": on_recorded_speech and voice.speed != 1,
+        "--pause has no effect on recorded speech": on_recorded_speech and voice.pause_s != 0,
+        "the negative prompt has no effect at a --text-guidance of 1": bool(job.negative_prompt)
+        and request.profile.text_guidance_scale == 1,
     }
-    return [f"note: {option} has no effect on a picture" for option, is_given in given.items() if is_given]
+    return [f"note: {what}" for what, holds in told.items() if holds]
 
 
 def repetition_note(record: JobRecord) -> str:

@@ -149,7 +149,7 @@ def engine_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: P
 
 def a_seed(options: GenerateOptions) -> int:
     """The seed that was asked for, or a random one."""
-    return random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed < 0 else options.seed
+    return random.SystemRandom().randrange(LARGEST_RANDOM_SEED) if options.seed == -1 else options.seed
 
 
 def resident_parameters(profile: Profile) -> int | None:

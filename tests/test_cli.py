@@ -146,6 +146,7 @@ def test_a_negative_seed_is_replaced_by_a_random_one_that_is_told(desk: Path, en
     for seed, result in zip(seeds, (first, second), strict=True):
         assert seed >= 0
         assert f"seed {seed}" in result.stderr
+    assert generate("job.json", "--seed", "-5").exit_code == 2
 
 
 def test_one_face_of_several_is_told(desk: Path, engine: Engine) -> None:
@@ -171,11 +172,21 @@ def test_colors_are_held_as_the_source_asks_for(
     assert request.told.origins["color_strength"] == origin
 
 
-@pytest.mark.parametrize("option", ["--reference-by-index", "--short-source loop", "--scenes on"])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("--reference-by-index", "--reference-by-index has no effect on a picture"),
+        ("--short-source loop", "--short-source loop has no effect on a picture"),
+        ("--scenes on", "--scenes on has no effect on a picture"),
+        ("--pause 2", "--pause has no effect on recorded speech"),
+        ("--speed 1.5", "--speed has no effect on recorded speech"),
+        ("--negative-prompt dark --text-guidance 1", "the negative prompt has no effect at a --text-guidance of 1"),
+    ],
+)
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
-def test_options_without_effect_are_told(desk: Path, engine: Engine, option: str, dry_run: list[str]) -> None:
-    result = generate("--image", "face.png", "--audio", "a.wav", *option.split(), *dry_run)
-    assert f"note: {option} has no effect on a picture" in result.stderr
+def test_what_has_no_effect_is_told(desk: Path, engine: Engine, said: str, told: str, dry_run: list[str]) -> None:
+    result = generate("--image", "face.png", "--audio", "a.wav", *said.split(), *dry_run)
+    assert f"note: {told}" in result.stderr
     assert result.exit_code == 0
 
 
