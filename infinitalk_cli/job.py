@@ -8,7 +8,7 @@ are the media package's business; here a file need only be there. Subtitles alon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from infinitalk_cli.errors import InputError
 from infinitalk_cli.job_file import parse_job, read_text
 from infinitalk_cli.job_media import is_video_file
 from infinitalk_cli.job_messages import OPTIONS, Source, problem_of
+from infinitalk_cli.job_sound import SoundSaid
 from infinitalk_cli.subtitles import BadSubtitles, NamedTurn, Turn, read_turns, share_out
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Job:
     chosen of several, the second speaker is everyone else, and silent. `audio_type`: "para" for voices at the same
     time, "add" for one after the other. `negative_prompt`: None for the built-in one, "" for none.
     `dialogue`: what they say in turn, where their speech is made from one text. `turns_file`: where the turns were
-    read; `notes`: what was understood in a way that may not be meant. Both are for messages alone.
+    read; `notes`: what was understood in a way that may not be meant. Both are for messages alone. `sound_said`:
+    options that the file says in the user's place.
     """
 
     reference: Path
@@ -81,6 +83,7 @@ class Job:
     dialogue: tuple[Line, ...] = ()
     turns_file: Path | None = None
     notes: tuple[str, ...] = ()
+    sound_said: SoundSaid = field(default_factory=SoundSaid)
 
     @property
     def read_aloud(self) -> tuple[int, ...]:
@@ -187,7 +190,8 @@ def _checked(raw: Mapping[str, Any], source: Source, folders: tuple[Path, ...]) 
     """The job of raw fields. `folders`: in which relative paths are looked up, the first one first."""
     from pydantic import ValidationError
 
-    from infinitalk_cli.job_schema import JobForm, Lookup, relation_problems
+    from infinitalk_cli.job_schema import JobForm, relation_problems
+    from infinitalk_cli.job_values import Lookup
 
     if raw.get("tts_audio") is not None and raw.get("cond_audio") == {}:  # as the reference programs write it
         raw = {name: value for name, value in raw.items() if name != "cond_audio"}
@@ -224,6 +228,7 @@ def _job_of(form: JobForm) -> Job:
         dialogue=dialogue,
         turns_file=form.turns,
         notes=(NOBODY_NAMED.format(form.turns),) if turns and not any(named.name for named in turns) else (),
+        sound_said=form.sound,
     )
 
 

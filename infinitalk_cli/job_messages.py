@@ -56,7 +56,8 @@ class Source:
 
 def problem_of(detail: ErrorDetails) -> Problem:
     """One finding of pydantic as (dotted path, message) in our words."""
-    from infinitalk_cli.job_schema import kind_of, known_fields, shown
+    from infinitalk_cli.job_schema import known_fields
+    from infinitalk_cli.job_values import kind_of, shown
 
     *parents, name = dotted(detail["loc"])
     field = ".".join([*parents, name])
@@ -76,7 +77,9 @@ def problem_of(detail: ErrorDetails) -> Problem:
             return field, f"must be a number, not {kind}" if kind != "a number" else "must be a finite number"
         case "literal_error":
             return field, f"must be {detail.get('ctx', {}).get('expected')}, not {shown(str(detail['input']))}"
-        case "greater_than_equal" | "less_than_equal" if name == "start":
+        case "bool_type":
+            return field, f"must be true or false, not {kind}"
+        case "greater_than_equal" | "less_than_equal" if name in ("start", "audio_start", "audio_end"):
             return field, f"must be seconds from 0 to a day, not {detail['input']}"
         case "greater_than_equal":
             return field, f"lies outside the picture: {detail['input']}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.job_sound import SoundSaid
 
 RECORD_KEY = "talk_record"
 VERSION = 1
@@ -100,7 +101,7 @@ def read_record(path: Path) -> JobRecord:
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """A job as a record holds it. Its paths become absolute."""
+    """A job as a record holds it. Its paths become absolute; what it says of its sound is among the options there."""
     from pydantic import TypeAdapter
 
     def placed(speaker: Speaker) -> Speaker:
@@ -109,7 +110,13 @@ def job_fields(job: Job) -> dict[str, Any]:
 
     turns_file = None if job.turns_file is None else job.turns_file.absolute()
     speakers = tuple(map(placed, job.speakers))
-    whole = replace(job, reference=job.reference.absolute(), speakers=speakers, turns_file=turns_file)
+    whole = replace(
+        job,
+        reference=job.reference.absolute(),
+        speakers=speakers,
+        turns_file=turns_file,
+        sound_said=SoundSaid(),
+    )
     return TypeAdapter(Job).dump_python(whole, mode="json")
 
 

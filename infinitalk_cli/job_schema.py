@@ -2,36 +2,39 @@
 
 There are two ways to say who speaks. `speakers` is ours: a list with a sound, a place and more for each. `cond_audio`,
 `bbox` and `audio_type` are the reference programs', field for field. docs/job.schema.json is made from these classes.
-Paths are looked up while the fields are read, so that one pass finds every mistake of a file. Importing pydantic costs
-a tenth of a second, so only `job.py` imports this module, and only when it reads a job.
+Importing pydantic costs a tenth of a second, so only `job.py` imports this module, and only when it reads a job.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypedDict, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema
 
-from infinitalk_cli.dialogue import MAX_SPEAKERS, TAG, BadDialogue, parse_dialogue
+from infinitalk_cli.dialogue import MAX_SPEAKERS, TAG, parse_dialogue
 from infinitalk_cli.job import DEFAULT_PROMPT
-
-SILENT = "None"
-"""What the reference programs write in place of a path for a speaker who keeps silent."""
+from infinitalk_cli.job_sound import SoundSaid
+from infinitalk_cli.job_values import (
+    SILENT,
+    DriveLoudness,
+    ExistingFile,
+    Files,
+    Loudness,
+    OneVoice,
+    OutputSound,
+    Seconds,
+    Side,
+    Sound,
+    Spoken,
+    Text,
+    Voice,
+    kind_of,
+    mistake,
+)
 
 BOX_SIDES = ("top", "left", "bottom", "right")
 """The order of a box of four numbers in `bbox`. The reference programs call them x and y, but use rows and columns."""
@@ -40,98 +43,6 @@ SIDES_AS_SEEN = ("left", "top", "right", "bottom")
 """The order of a box of four numbers in `speakers`, and of --box."""
 
 PICTURE_FIELDS = ("image", "video", "cond_image", "cond_video")
-LONGEST_START_S = 24 * 3600
-
-LONGEST_SHOWN = 120
-"""Characters of a user's text that a message repeats."""
-
-
-class Lookup(TypedDict):
-    """Context of a validation: the folders in which relative paths are looked up, first one first."""
-
-    folders: tuple[Path, ...]
-
-
-def mistake(message: str) -> PydanticCustomError:
-    """An error for pydantic to collect, in our own words."""
-    return PydanticCustomError("talk", "{message}", {"message": message})
-
-
-def _existing_file(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str):
-        raise mistake(f"must be a path, not {kind_of(value)}")
-    if not value.strip():
-        raise mistake("must be a path, not empty text")
-    lookup = cast(Lookup, info.context)
-    path = _first_existing(value, lookup["folders"])
-    if not path.is_file():  # a pipe would block, a folder can't be opened
-        raise mistake(f"{shown(value)} is not a file")
-    try:
-        with path.open("rb") as stream:
-            empty = not stream.read(1)
-    except OSError as error:
-        raise mistake(f"can't read {shown(value)}: {error.strerror}") from error
-    if empty:
-        raise mistake(f"{shown(value)} is an empty file")
-    return path
-
-
-def _first_existing(value: str, folders: tuple[Path, ...]) -> Path:
-    candidates = list(dict.fromkeys(folder / value for folder in folders))
-    try:
-        found = next((path for path in candidates if path.exists()), None)
-    except (OSError, ValueError) as error:  # too long, or with characters that no path has
-        why = error.strerror if isinstance(error, OSError) else error
-        raise mistake(f"{shown(value)} is not a usable path: {why}") from error
-    if found is not None:
-        return found
-    tried = " and ".join(shown(str(path)) for path in candidates)
-    raise mistake(f"no such file: tried {tried}" if len(candidates) > 1 else f"no such file: {tried}")
-
-
-def _encodable(text: str) -> str:
-    """Half a surrogate pair can be written in JSON but is no text."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise mistake(f"holds a broken character at position {error.start}") from error
-    return text
-
-
-def _dialogue(text: str) -> str:
-    try:
-        parse_dialogue(text)
-    except BadDialogue as error:
-        raise mistake(str(error)) from error
-    return text
-
-
-def _without_tags(text: str) -> str:
-    if parse_dialogue(text):
-        raise mistake("is one speaker's own; a dialogue of (s1) and (s2) is the text of the whole job")
-    return text
-
-
-def _found_voice(value: str, info: ValidationInfo) -> str:
-    """A voice may be a file; one that is not there is looked for by its name later."""
-    folders = cast(Lookup, info.context)["folders"]
-    with suppress(OSError, ValueError):
-        return next((str(folder / value) for folder in folders if (folder / value).is_file()), value)
-    return value
-
-
-def _silence_as_none(value: object) -> object:
-    return None if value == SILENT else value
-
-
-ExistingFile = Annotated[Path, BeforeValidator(_existing_file)]
-Sound = Annotated[ExistingFile | None, BeforeValidator(_silence_as_none)]
-Text = Annotated[str, AfterValidator(_encodable)]
-Spoken = Annotated[Text, AfterValidator(_dialogue)]
-OneVoice = Annotated[Spoken, AfterValidator(_without_tags)]
-Voice = Annotated[Text, AfterValidator(_found_voice)]
-Side = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
-Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=LONGEST_START_S)]
 
 
 class _Form(BaseModel):
@@ -241,7 +152,25 @@ class PerPersonBox(_Form):
     person2: BoxForm | None = None
 
 
-class JobForm(_Form):
+class SoundForm(_Form):
+    """What the options of the same names say otherwise."""
+
+    drive_audio: Files | None = None
+    output_audio: OutputSound | None = None
+    drive_loudness: DriveLoudness | None = None
+    output_loudness: Loudness | None = None
+    audio_start: Seconds | None = None
+    audio_end: Seconds | None = None
+    trim_silence: StrictBool | None = None
+    close_mouth_in_pauses: StrictBool | None = None
+
+    @property
+    def sound(self) -> SoundSaid:
+        """These fields alone."""
+        return SoundSaid(**{name: getattr(self, name) for name in SoundForm.model_fields})
+
+
+class JobForm(SoundForm):
     """The whole file. The four names of the picture mean the same: a picture or a video, told apart by content."""
 
     schema_: Any = Field(None, alias="$schema")  # for editors
@@ -280,9 +209,10 @@ FORM_OF: Mapping[str, type[_Form]] = {
 
 
 def known_fields(parent: str) -> tuple[str, ...]:
-    """The fields of the object at the dotted path `parent`, "" for the whole file."""
+    """The fields of the object at the dotted path `parent`, "" for the whole file; those of the sound last."""
     form = FORM_OF.get(re.sub(r"\[\d+\]", "", parent), JobForm)
-    return tuple(name for name, field in form.model_fields.items() if field.alias is None)
+    names = [name for name, field in form.model_fields.items() if field.alias is None]
+    return tuple(sorted(names, key=SoundForm.model_fields.__contains__))
 
 
 def relation_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -378,14 +308,3 @@ def _problems_of_one(speaker: Mapping[str, Any], whole: bool, has_turns: bool) -
 
 def _has_place(speaker: Mapping[str, Any]) -> bool:
     return speaker.get("box") is not None or speaker.get("mask") is not None
-
-
-def kind_of(value: object) -> str:
-    """What a JSON value is, in the words of a sentence."""
-    kinds: dict[type, str] = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "a number")
-
-
-def shown(text: str) -> str:
-    """A user's text in quotes, on one line and not longer than that."""
-    return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")

@@ -68,3 +68,9 @@ def refuse_doubled(options: GenerateOptions) -> None:
     if doubled := [option for option, value in fixed.items() if value]:
         where = f"the job file {options.input_json}" if options.input_json else "the job"
         raise InputError(f"{', '.join(doubled)}: {where} says that already", hint="give one of them")
+
+
+def with_sound_of(job: Job, options: GenerateOptions) -> GenerateOptions:
+    """The options with what the job says of its sound, save where an option was given."""
+    said = {name: value for name, value in job.sound_said.options().items() if name not in options.given}
+    return replace(options, **said)

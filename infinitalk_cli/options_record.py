@@ -54,6 +54,7 @@ def told_options(options: GenerateOptions, run: RunChoice, request: GenerateRequ
     values |= {"color_strength": request.color_strength}
     values |= {"weights_dir": None if request.weights_dir is None else str(request.weights_dir.absolute())}
     told = {name: _origin(options, name) for name in names}
+    told |= {name: "the job" for name in request.job.sound_said.options() if name not in options.given}
     if options.color_strength is None:
         told["color_strength"] = usual_color_strength(request.job)[1]
     if options.record is None:

@@ -15,7 +15,7 @@ from infinitalk_cli.footprint import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import Job
 from infinitalk_cli.options import DEFAULT_TEACACHE_THRESHOLD, GenerateOptions
-from infinitalk_cli.options_job import read_options_job
+from infinitalk_cli.options_job import read_options_job, with_sound_of
 from infinitalk_cli.options_media import voice_files
 from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
 from infinitalk_cli.profiles import Engine, Profile
@@ -59,6 +59,7 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
     machine has no GPU and the user did not say to go without.
     """
     job = job or read_options_job(options)
+    options = with_sound_of(job, options)
     run = choose_run(options_said(options), detect_hardware())
     demo = run.base.demo_weights and options.weights_dir is None
     weights_dir = None if demo else find_weights_dir(options.weights_dir)

@@ -11,7 +11,7 @@ from infinitalk_cli.console_options import output_option
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.options import GenerateOptions
-from infinitalk_cli.options_job import read_options_job
+from infinitalk_cli.options_job import read_options_job, with_sound_of
 from infinitalk_cli.prepare import options_said
 from infinitalk_cli.profiles import AUTO, settle
 from infinitalk_cli.profiles import find_profile as profile_of
@@ -93,6 +93,7 @@ def preview_request(options: PreviewOptions) -> GenerateRequest:
         engine=engine,
         max_seconds=options.max_seconds,
         picture=options.picture_wishes,
+        sound=with_sound_of(job, options).sound_wishes,
     )
     check_settings(request)
     if options.output.exists() and any(options.output.samefile(path) for path in input_files(job)):

@@ -31,7 +31,7 @@ from infinitalk_cli.weights import WeightFiles
 DECIDES_NOTHING = frozenset(
     {
         *("output", "overwrite", "resume", "device", "num_gpus", "weights_dir"),
-        *("resident_parameters", "convert", "told", "turns_file", "notes", "line"),
+        *("resident_parameters", "convert", "told", "turns_file", "notes", "line", "sound_said"),
         *("name", "description", "num_persistent_param_in_dit", "vae_tiling", "text_encoder", "demo_weights"),
         *("lora_parameters", "blocks_from_disk"),
     }

@@ -15,6 +15,7 @@ from infinitalk_cli import errors
 from infinitalk_cli.job import DEFAULT_PROMPT, Box, Speaker
 from infinitalk_cli.main import app
 from infinitalk_cli.request import LoraFile
+from infinitalk_cli.wishes import SoundWishes
 from tests.stand_in import Engine, generate, lay_plain_weights, talk
 
 
@@ -153,6 +154,47 @@ def test_one_face_of_several_is_told(desk: Path, engine: Engine) -> None:
     result = generate("--image", "face.png", "--audio", "a.wav", "--box", "10,20,30,40")
     assert "1 speaker, everyone else silent, from face.png" in result.stderr
     assert engine.request.job.num_speakers == 2
+
+
+SOUND = {
+    "drive_audio": "b.wav",
+    "output_audio": "none",
+    "drive_loudness": -20,
+    "output_loudness": "off",
+    "audio_start": 0.25,
+    "audio_end": 0.75,
+    "trim_silence": True,
+    "close_mouth_in_pauses": True,
+}
+
+
+def test_a_job_file_says_its_sound_and_options_go_first(desk: Path, engine: Engine) -> None:
+    (desk / "jobs").mkdir()
+    (desk / "b.wav").rename(desk / "jobs" / "b.wav")
+    (desk / "jobs" / "loud.json").write_text(json.dumps({"image": "face.png", "audio": "a.wav", **SOUND}))
+    result = generate("jobs/loud.json", "--audio-start", "0.5", "--output-loudness", "-16")
+    assert result.exit_code == 0, result.stderr
+    assert engine.request.sound == SoundWishes(
+        output_sound="none",
+        drive_audio=(Path("jobs/b.wav"),),
+        drive_loudness=-20.0,
+        output_loudness=-16.0,
+        start_s=0.5,
+        end_s=0.75,
+        trim_silence=True,
+        close_mouth=True,
+    )
+    told = engine.request.told
+    assert (told.options["audio_start"], told.origins["audio_start"]) == (0.5, "--audio-start")
+    assert (told.options["audio_end"], told.origins["audio_end"]) == (0.75, "the job")
+    assert told.options["drive_audio"] == [str(Path("jobs/b.wav").absolute())]
+
+
+def test_jobs_of_a_list_say_their_sound_each_for_itself(desk: Path, engine: Engine) -> None:
+    job = {"image": "face.png", "audio": "a.wav"}
+    Path("two.jsonl").write_text(f"{json.dumps({**job, **SOUND})}\n{json.dumps(job)}")
+    assert generate("two.jsonl").exit_code == 0
+    assert [request.sound.end_s for request in engine.requests] == [0.75, None]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ ROOMS = (
         ("before_run",), may=("", "prepare", "run_choice", "run_reports", "models.config", *DATA), inside=("run_plan",)
     ),
     Room(("console", "console_options"), may=("errors", "progress")),
-    Room(("job*", "subtitles", "dialogue"), may=("errors",)),
+    Room(("job*", "subtitles", "dialogue"), may=("errors", "wishes")),
     Room(("voices",), may=("errors",)),
     Room(("espeak",), may=("errors", "voices")),
     Room(("demo_package",), may=("weights",), inside=("demo",)),

@@ -159,6 +159,20 @@ def test_an_editor_may_be_told_the_schema() -> None:
             "audio_type: one after the other (add) leaves no room for start",
         ),
         ({"audio": "both.wav", "turns": "two.png"}, "turns: two.png"),
+        ({"audio": "a.wav", "drive_audio": ["b.wav"] * 3}, "drive_audio: must be a path, or a list of up to 2"),
+        ({"audio": "a.wav", "drive_audio": "gone.wav"}, "drive_audio: no such file: 'gone.wav'"),
+        ({"audio": "a.wav", "output_audio": "gone.wav"}, "output_audio: no such file: 'gone.wav'"),
+        (
+            {"audio": "a.wav", "drive_loudness": "loud"},
+            "drive_loudness: must be a number of LUFS such as -23, off or auto",
+        ),
+        (
+            {"audio": "a.wav", "output_loudness": "auto"},
+            "output_loudness: must be a number of LUFS such as -23, off, not",
+        ),
+        ({"audio": "a.wav", "output_loudness": -99}, "output_loudness: must be from -60 to -5 LUFS, not -99"),
+        ({"audio": "a.wav", "audio_start": -1}, "audio_start: must be seconds from 0 to a day, not -1"),
+        ({"audio": "a.wav", "trim_silence": "yes"}, "trim_silence: must be true or false, not text"),
     ],
 )
 def test_mistake_in_one_field(fields: dict[str, Any], told: str) -> None:

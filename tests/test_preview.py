@@ -67,6 +67,13 @@ def test_a_speaker_s_place_is_in_their_colour_and_what_is_cut_off_is_dark(tmp_pa
     assert max(picture.getpixel((17, 16 + round(50 * scale)))) < 128  # pyright: ignore[reportArgumentType]
 
 
+def test_the_stretch_that_a_job_names_is_what_is_shown(tmp_path: Path) -> None:
+    job = {"image": str(MEDIA / "two_people.jpg"), "audio": str(MEDIA / "speech_left.wav"), "audio_end": 2}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    result = preview(tmp_path / "job.json", "-o", tmp_path / "look.png", "--json")
+    assert json.loads(result.stdout)["num_frames"] == 50
+
+
 def subtitles(path: Path, *lines: str) -> Path:
     """One cue of a second for each line, ten seconds apart."""
     cues = [f"00:00:{10 * at:02},000 --> 00:00:{10 * at + 1:02},000\n{line}\n" for at, line in enumerate(lines)]
