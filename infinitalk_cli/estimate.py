@@ -77,7 +77,8 @@ class Estimate:
     """A prediction. Bytes; seconds, None where no rate is known.
 
     `vram_bytes` None: runs on the CPU. `num_resident`: blocks of the transformer that stay on the GPU. `num_read`:
-    those that are read from the disk in every pass; `read_wait_s`: by how much that makes a pass longer.
+    those that are read from the disk in every pass; `read_s`: how long that takes; `read_wait_s`: what of it is not
+    hidden behind computing.
     """
 
     vram_bytes: int | None
@@ -91,6 +92,7 @@ class Estimate:
     decode_s: float | None
     basis: str
     num_read: int = 0
+    read_s: float = 0.0
     read_wait_s: float | None = None
     load_s: float = 0.0
     text_s: float = 0.0
@@ -139,13 +141,14 @@ def estimate(
     read = 0
     if on_gpu and free_ram_bytes is not None and num_gpus == 1:
         read = num_read(profile, resident, free_ram_bytes, sizes)
+    read_s = read * block_bytes(profile, sizes) / ASSUMED_READ_BYTES_PER_S
     pass_s = read_wait_s = None
     if rate.flops_per_s is not None:
         copied = (sizes.num_layers - resident) * block_bytes(profile, sizes) if on_gpu else 0
         copy_s = copied / rate.copy_bytes_per_s if rate.copy_bytes_per_s else 0.0
         team = 1.0 if num_gpus == 1 else SHARE_IN_TEAM * num_gpus
         without_s = max(flops / rate.flops_per_s / team, copy_s)
-        pass_s = max(without_s, read * block_bytes(profile, sizes) / ASSUMED_READ_BYTES_PER_S)
+        pass_s = max(without_s, read_s)
         read_wait_s = pass_s - without_s
     pixels = shape.width * shape.height
     decode_s = VAE_S_PER_PIXEL * pixels * VAE_TFLOPS / rate.peak_tflops if rate.peak_tflops else None
@@ -164,6 +167,7 @@ def estimate(
         decode_s=decode_s,
         basis=rate.basis if num_gpus == 1 else f"{rate.basis}; {num_gpus} GPUs, each at {SHARE_IN_TEAM:.0%}",
         num_read=read,
+        read_s=read_s,
         read_wait_s=read_wait_s,
         load_s=load_bytes(profile, sizes) / rate.read_bytes_per_s,
         text_s=text_seconds(profile, rate, on_gpu=on_gpu) if sizes == PUBLISHED else 0.0,

@@ -66,13 +66,14 @@ def estimate_lines(found: Estimate, faster_s: float | None = None) -> list[str]:
 def reading_line(found: Estimate) -> str:
     """What it means that RAM is too short for the streamed blocks."""
     which = f"{found.num_read} of {found.num_blocks} blocks"
-    line = f"{which} are read from the disk in every pass, as RAM has no room for them"
-    if found.read_wait_s is None:
-        return line
-    more = "no longer than a pass computes"
-    if found.read_wait_s >= 1:
-        more = f"about {found.read_wait_s:.0f} s more per pass"
-    return f"{line}: {more}, at an assumed {ASSUMED_READ_BYTES_PER_S / 1e9:g} GB/s"
+    rate = f"an assumed {ASSUMED_READ_BYTES_PER_S / 1e9:g} GB/s"
+    effect = "while others compute"
+    if found.read_wait_s is not None:
+        effect = f"about {found.read_wait_s:.0f} s more per pass" if found.read_wait_s >= 1 else "hidden by computing"
+    return (
+        f"{which} are read from the disk in every pass, as RAM has no room for them: {found.read_s:.0f} s at {rate},"
+        f" {effect}"
+    )
 
 
 def plan_text(run: RunChoice, planned: PlannedJob, lines: Sequence[str]) -> str:

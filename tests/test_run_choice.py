@@ -80,6 +80,22 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(desk: Path, talk_on: T
     assert set(desk.rglob("*")) == before
 
 
+def test_a_dry_run_with_little_ram_says_what_is_read_in_every_pass(desk: Path, talk_on: Talk) -> None:
+    result = talk_on("rtx4060-laptop-8gb", *DRY)
+    assert result.exit_code == 0, result.stderr
+    assert "RAM is too short to stream all: blocks that find no room in it are read" in result.stdout
+    assert (
+        "22 of 40 blocks are read from the disk in every pass, as RAM has no room for them: 10 s at an assumed"
+        in result.stdout
+    )
+    record = json.loads(talk_on("rtx4060-laptop-8gb", *DRY, "--json").stdout)
+    assert record["estimate"]["num_read"] == 22
+    assert record["refused"] is None
+    result = talk_on("rtx4060-laptop-8gb", *DRY, "--quant", "none")
+    assert result.exit_code == 6
+    assert "this fits: --quant fp8" in result.stderr
+
+
 def test_a_dry_run_does_not_mind_a_video_that_is_there(desk: Path, talk_on: Talk) -> None:
     (desk / "output.mp4").write_bytes(b"precious")
     result = talk_on("rtx4090-desktop", *DRY)
