@@ -10,9 +10,9 @@ Tools spell the same few statements in many ways. A key is read as prefix, layer
 
 All files are summed in float32 on top of the weight and the result is rounded once; 8-bit weights are dequantised,
 summed and quantised again row by row. Or up and down stay matrices of their own, beside the weight (`lora_beside.py`).
-Nothing is left out silently: a report lists every tensor that had no effect and
-why, and a file that had none at all is an error. The reference program knows only one prefix and few roles and drops
-the rest without a word; `only_reference_keys` reproduces its result.
+Nothing is left out silently: a report lists every tensor that had no effect and why, and a file that had none at all is
+an error. The reference program knows only one prefix and few roles and drops the rest without a word;
+`only_reference_keys` reproduces its result.
 
 Tensors without values are left out when LoRAs are merged: they come from their files in every pass, and each time
 `LateLoras` merges into them what would have been merged once.
