@@ -241,7 +241,10 @@ def voice_files(job: Job, wished: Sequence[str], weights_dir: Path) -> VoiceFile
     """
     if not job.read_aloud:
         if wished:
-            raise InputError("--voice is for speech from text, but the job has recorded speech", hint="add --text")
+            raise InputError(
+                "--voice is for speech from text, but the job has recorded speech",
+                hint="give --text in place of --audio, or leave --voice out",
+            )
         return None
     refuse_without_synthesis()
     said = [speaker.voice for speaker in job.speakers]

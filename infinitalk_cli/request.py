@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job
-from infinitalk_cli.media.part_name import holds_pieces, part_folder_of, part_path_of
+from infinitalk_cli.media.part_lock import is_held
+from infinitalk_cli.media.part_name import LOCK, holds_pieces, part_folder_of, part_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
 from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
@@ -222,7 +223,9 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
     for path in kept_speech(request):
         if path.exists() and any(path.samefile(other) for other in run_files(request)):
             yield f"{path}, where the spoken text is kept, is an input of the job: -o names another"
-    if not request.overwrite:
+    if is_held(part_folder_of(output) / LOCK):
+        yield f"another run is writing {output}: wait for it, or name another file with -o"
+    elif not request.overwrite:
         yield from _taken_places(request)
     part = part_path_of(output)
     if part.is_file() and any(part.samefile(path) for path in run_files(request)):

@@ -145,7 +145,7 @@ ROOMS = (
     Room(("doctor_commands",), may=("console*", "errors"), inside=("doctor*",)),
     Room(("doctor_reports",), may=("", "doctor*", "run_choice", "run_reports", *DATA)),
     Room(("wishes",)),
-    Room(("request",), may=("errors", "job", "profiles", "voices", "wishes", "media.part_name")),
+    Room(("request",), may=("errors", "job", "profiles", "voices", "wishes", "media.part_*")),
     Room(("options*", "prepare", "run_choice"), may=(*DATA, "console_options", "models.config", "run_loras")),
     Room(("run_loras",), may=(*DATA, "manifest", "file_headers")),
     Room(

@@ -18,10 +18,8 @@ from pathlib import Path
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.media.part_lock import close, open_alone, remove
-from infinitalk_cli.media.part_name import part_folder_of
+from infinitalk_cli.media.part_name import LOCK, part_folder_of
 from infinitalk_cli.media.segments import sync_to_disk
-
-LOCK = "lock"
 
 
 class PartFolder:

@@ -35,6 +35,18 @@ def open_alone(path: Path) -> BinaryIO:
         file.close()  # its last holder removed it before we got the lock
 
 
+def is_held(path: Path) -> bool:
+    """Whether a run is writing that file now. It is not touched."""
+    try:
+        with path.open("r+b") as file:
+            _lock(file)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def remove(file: BinaryIO, path: Path) -> None:
     """Remove a file of `open_alone` while it is ours, and close it. Windows can do so in the other order alone."""
     if sys.platform == "win32":

@@ -26,6 +26,10 @@ def part_path_of(output: Path) -> Path:
     return real.with_name(f"{real.stem}.part.mp4")
 
 
+LOCK = "lock"
+"""The file in that folder which the run that writes there holds."""
+
+
 def holds_pieces(folder: Path) -> bool:
     """Whether an earlier run has left finished pieces in such a folder."""
     return (folder / "0001.mp4").exists()
