@@ -12,6 +12,7 @@ from infinitalk_cli.errors import InputError
 from infinitalk_cli.hardware import detect_hardware
 from infinitalk_cli.options import GenerateOptions
 from infinitalk_cli.options_job import read_options_job, with_sound_of
+from infinitalk_cli.options_record import record_of, repeating
 from infinitalk_cli.prepare import options_said
 from infinitalk_cli.profiles import AUTO, settle
 from infinitalk_cli.profiles import find_profile as profile_of
@@ -67,6 +68,8 @@ def preview(options: PreviewOptions) -> None:
     """
     console = options.console()
     with errors_as_exit_codes(console):
+        if record := record_of(options):
+            options = replace(repeating(options, record), output=options.output)
         request = preview_request(options)
         from infinitalk_cli.preview import draw, look_ahead, save
 
@@ -104,10 +107,11 @@ def preview_request(options: PreviewOptions) -> GenerateRequest:
 def preview_lines(request: GenerateRequest, found: "Preview") -> list[str]:
     """The facts in words."""
     planned, chunks = found.planned, len(found.chunks)
-    frames = request.profile.chunk_frames
+    shape, frames = planned.shape, request.profile.chunk_frames
+    about = "about " if request.job.read_aloud else ""  # how long a text takes shows when it is spoken
     return [
-        f"video: {planned.shape.width} x {planned.shape.height}, {found.seconds:.2f} s, {planned.shape.num_frames} "
-        f"frames, {'1 chunk' if chunks == 1 else f'{chunks} chunks'} of up to {frames} frames",
+        f"video: {shape.width} x {shape.height}, {about}{found.seconds:.2f} s, {shape.num_frames} frames, "
+        f"{'1 chunk' if chunks == 1 else f'{chunks} chunks'} of up to {frames} frames",
         seen_line(planned),
     ]
 
