@@ -68,9 +68,8 @@ def preview(options: PreviewOptions) -> None:
     """
     console = options.console()
     with errors_as_exit_codes(console):
-        if record := record_of(options):
-            options = replace(repeating(options, record), output=options.output)
-        request = preview_request(options)
+        record = record_of(options)
+        request = preview_request(replace(repeating(options, record), output=options.output) if record else options)
         from infinitalk_cli.preview import draw, look_ahead, save
 
         found = look_ahead(request)
@@ -81,7 +80,7 @@ def preview(options: PreviewOptions) -> None:
         console.result(str(options.output), preview_record(request, found))
 
 
-def preview_request(options: PreviewOptions) -> GenerateRequest:
+def preview_request(options: GenerateOptions) -> GenerateRequest:
     """The request of a run whose weights nobody looks for. Raises: InputError: for the job and the options."""
     job = read_options_job(options)
     run = choose_run(options_said(options), detect_hardware())
