@@ -98,6 +98,33 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
     assert [chunk["start"] for chunk in drift[0]] == [0, 12, 24, 36]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["single.json", "--cross-fade", "--reanchor", "2"],
+        ["single.json", "--teacache", "--steps", "8"],
+        ["single.json", "--engine", "multitalk", "--close-mouth-in-pauses"],
+        ["two_shots.json", "--short-source", "loop", "--output-audio", "source"],
+        ["conversation.json", "--color-strength", "0.5"],
+    ],
+    ids=lambda words: f"{words[0]} {words[1]}",
+)
+def test_every_kind_of_run_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    whole, output = tmp_path / "whole.mp4", tmp_path / "talk.mp4"
+    job, *wishes = words
+    command = ["generate", str(PORTRAIT.parent.parent / job), *OPTIONS, *wishes, "--max-seconds", "2", "--resume", "-o"]
+    assert CliRunner().invoke(app, [*command, str(whole)]).exit_code == 0
+    for num_chunks in (1, 2):
+        with monkeypatch.context() as patch:
+            stop_after(num_chunks, patch)
+            assert CliRunner().invoke(app, [*command, str(output)]).exit_code == 130
+    assert CliRunner().invoke(app, [*command, str(output)]).exit_code == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
 def test_a_changed_recording_is_another_job(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out" / "talk.mp4"
     with monkeypatch.context() as patch:
