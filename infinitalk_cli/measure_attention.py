@@ -48,7 +48,7 @@ def error_note(call: Callable[[Tensor, Tensor, Tensor], Tensor], length: int, wi
     found = [
         relative_error(call, make(length, ERROR_HEADS, width, device)) for make in (normal_heads, heads_with_outliers)
     ]
-    return f"off by {found[0]:.2%}, with outliers {found[1]:.2%}"
+    return f"off {found[0]:.2%}, outliers {found[1]:.2%}"
 
 
 def relative_error(call: Callable[[Tensor, Tensor, Tensor], Tensor], given: Heads) -> float:
