@@ -21,6 +21,8 @@ from infinitalk_cli.profiles import AUTO
 if TYPE_CHECKING:
     from infinitalk_cli.run_batch import WarmNetworks
 
+GO_ON = "the same command with --skip-existing --resume makes what is missing, and goes on in what is begun"
+
 MANY_JOBS = 20
 """To look at so many takes a moment, in which something should be said."""
 
@@ -66,8 +68,9 @@ def run_batch(
         console.note(f"job {number} of {len(ready)}: {job.name}")
         try:
             perform(prepared, options, console, warm)
-        except InterruptedRunError:
-            raise
+        except InterruptedRunError as error:
+            left = f"; {len(ready) - number} not begun" if number < len(ready) else ""
+            raise InterruptedRunError(f"{job.name}: {error.message}{left}", hint=GO_ON) from error
         except GpuFailedError as error:
             failures.append(tell(Failure(job, error), console))
             failures += [Failure(other, GpuFailedError("not begun: the GPU had failed")) for other, _ in ready[number:]]
@@ -82,7 +85,7 @@ def run_batch(
 
 def told_again(failures: Sequence[Failure], num_jobs: int, *, dry_run: bool) -> PartialBatchError:
     """All failures together, as the error of the batch."""
-    what, hint = "failed", "the same command with --skip-existing makes what is missing"
+    what, hint = "failed", GO_ON
     if dry_run:
         what, hint = "would fail", ""
     lines = [f"{len(failures)} of {num_jobs} jobs {what}:", *(failure.line for failure in failures)]
@@ -118,10 +121,12 @@ def prepare_all(
 
 def tell(failure: Failure, console: Console) -> Failure:
     """Say a failure when it happens: in words, and with --json as an object."""
-    if isinstance(failure.error, TalkError):
-        console.error(failure.error)
+    error, name = failure.error, failure.job.name
+    if isinstance(error, TalkError):
+        named = error if error.message.startswith(name) else type(error)(f"{name}: {error.message}", hint=error.hint)
+        console.error(named)
     else:
-        console.unexpected(failure.error)
+        console.unexpected(error)
     if console.as_json:
         console.result("", {"job": failure.job.name, "error": failure.line, "exit_code": failure.exit_code})
     return failure

@@ -118,10 +118,20 @@ def test_a_gpu_that_fails_is_not_tried_again(desk: Path, engine: Engine) -> None
 
 
 def test_ctrl_c_stops_all(desk: Path, engine: Engine) -> None:
-    engine.failure = errors.InterruptedRunError("stopped")
-    (desk / "jobs.jsonl").write_text(lines(JOB, JOB))
-    assert generate("jobs.jsonl").exit_code == 130
-    assert len(engine.requests) == 1
+    engine.failure = errors.InterruptedRunError("stopped", hint="with --resume")
+    (desk / "jobs.jsonl").write_text(lines(JOB, JOB, JOB))
+    stopped = generate("jobs.jsonl")
+    assert (stopped.exit_code, len(engine.requests)) == (130, 1)
+    assert "error: jobs.jsonl line 1: stopped; 2 not begun" in stopped.stderr
+    assert "hint: the same command with --skip-existing --resume makes what is missing" in stopped.stderr
+
+
+def test_a_failure_names_its_job_once(desk: Path, engine: Engine) -> None:
+    Path("broken.wav").write_bytes(b"RIFF....")
+    (desk / "jobs.jsonl").write_text(lines({**JOB, "audio": "broken.wav"}, {**JOB, "audio": "gone.wav"}))
+    told = generate("jobs.jsonl").stderr
+    assert "error: jobs.jsonl line 1: broken.wav cannot be read" in told
+    assert "error: jobs.jsonl line 3: audio: no such file" in told
 
 
 def test_only_videos_of_the_same_job_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
