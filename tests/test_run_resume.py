@@ -254,12 +254,15 @@ def test_a_quick_mark_notices_other_weights(tmp_path: Path) -> None:
 
 
 NUM_KILLS = 25
-FIRST_LINE, LAST_LINE = 4, 11
-"""Lines of progress that a kill follows: the prompt is read, the job's folder is there; the sixth chunk is sampled."""
 
 
 def begin(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def line_of(words: str, came: list[tuple[str, float]]) -> int:
+    """The number, from 1, of the line of progress that has these words."""
+    return next(number for number, (line, _) in enumerate(came, start=1) if words in line)
 
 
 def is_killed(command: list[str], after_lines: int, wait_s: float) -> bool:
@@ -287,13 +290,14 @@ def test_a_run_killed_at_any_moment_goes_on_and_gives_the_same_frames(tmp_path: 
         assert run.stderr
         came_s = [(line, time.monotonic()) for line in run.stderr]
     frames = frames_of(whole)
-    assert "chunk 6/6" in came_s[LAST_LINE - 1][0]
     assert len(frames) == 77
+    # Kills follow the lines from the reading of the prompt, when the job's folder is there, to the sixth chunk's.
+    first, last = (line_of(words, came_s) for words in ("encoding the prompt", "chunk 6/6"))
 
     num_killed = 0
     while num_killed < NUM_KILLS:
         while not output.exists():  # it may have been killed when all was done but the end
-            stage = rng.randint(FIRST_LINE, LAST_LINE)
+            stage = rng.randint(first, last)
             lasts_s = came_s[stage][1] - came_s[stage - 1][1]
             num_killed += is_killed(command, stage, rng.uniform(0, lasts_s))
         assert frames_of(output) == frames
