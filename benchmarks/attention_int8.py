@@ -35,27 +35,18 @@ from infinitalk_cli.models.attention_int8 import (
 
 OTHERS: tuple[Kernel, ...] = ("flash", "cudnn", "sage", "cudnn-fp8")
 
+CUTS = ((128, 128, 8), (128, 64, 8), (64, 128, 4), (64, 64, 4), (256, 64, 16))
+"""Rows, keys of a block, warps."""
+
 
 def shapes(fp8: bool) -> list[Shape]:
     """What to try."""
     made: list[Shape] = []
-    for tma in (True, False):
-        if fp8:
-            made += [Shape(64, 128, 4, 2, apart=apart, max_registers=168, tma=tma) for apart in (True, False)]
-            made += [Shape(64, 128, 4, 3, apart=apart, tma=tma) for apart in (True, False)]
-            made += [Shape(64, 64, 4, n, max_registers=r, tma=tma) for n, r in ((2, 128), (3, 168), (2, 168))]
-            made += [Shape(64, 64, 4, 2, apart=True, max_registers=168, tma=tma)]
-            made += [Shape(128, 64, 8, n, max_registers=128, tma=tma) for n in (2, 3)]
-            made += [Shape(128, 128, 8, 3, apart=apart, tma=tma) for apart in (True, False)]
-        else:
-            made += [
-                Shape(128, 64, 8, n, max_registers=128, tma=tma, shifted=shifted)
-                for n, shifted in product((2, 3), (False, True))
-            ]
-            made += [Shape(64, 64, 4, n, max_registers=r, tma=tma) for n, r in ((2, 128), (2, 168))]
-            made += [Shape(128, 128, 8, 3, tma=tma), Shape(64, 128, 4, 2, tma=tma)]
-            made += [Shape(128, 64, 8, 3, max_registers=128, tma=tma, apart=True)]
-    return made
+    for apart in (True, False):
+        made += [Shape(*cut, stages, apart=apart) for cut, stages in product(CUTS, (2, 3))]
+        made += [Shape(128, 64, 8, stages, apart=apart, max_registers=128) for stages in (2, 3, 4)]
+    made += [Shape(128, 128, 8, 4, apart=fp8), Shape(128, 128, 8, 3, shifted=True, apart=fp8)]
+    return [*made, Shape(128, 64, 8, 3, shifted=True, max_registers=128)]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ Scores are products of whole numbers. What is done so that 8 bits suffice change
 The softmax runs over the blocks in float32. Its weights meet the values, less their mean and with a scale per channel,
 in one of two forms: both in float16, or both in fp8 (e4m3; from 8.9). Sums over blocks are float32.
 
-Error at 32,928 tokens (norm of the difference over norm, H200), on normal random numbers: 1.2 % with values in float16,
+Error at 32,928 tokens (norm of the difference over norm, H200), on normal random numbers: 1.2 % with values in 16 bits,
 5.0 % in fp8; cuDNN's fp8 with a scale per tensor has 6.2 %, bfloat16 0.24 %. With two channels 8 times as large in
 queries and keys, which have a mean: 0.19, 0.35, 25 and 0.17 %. `plain_attention_int8` is the definition; the kernel
 differs from it in the order of sums.
@@ -57,7 +57,6 @@ class Shape:
     shifted: bool = False
     apart: bool = False
     max_registers: int | None = None
-    tma: bool = False
 
 
 def attention_int8(q: Tensor, k: Tensor, v: Tensor, *, fp8_values: bool = False, shape: Shape | None = None) -> Tensor:
@@ -85,24 +84,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor, shape: Shape, *, fp8_v
     keys, key_scales = rounded_tokens(kernels, k, turned_mean(k), shape.block)
     values, value_mean, value_scale = rounded_values(kernels, v, shape.block, fp8=fp8_values)
     (batch, num_queries, heads, width), num_keys = q.shape, k.shape[1]
-    if shape.tma:
-        keys_given = _described(keys.flatten(0, 2), shape.block)
-        values_given = _described(values.flatten(0, 3), values.shape[3])
-    else:
-        keys_given, values_given = keys, values
     registers = {"maxnreg": shape.max_registers} if shape.max_registers else {}
     kernels.attend[(-(-num_queries // shape.rows), batch * heads)](
-        queries, query_scales, keys_given, key_scales, values_given, value_scale, value_mean, out, score_scale(width),
+        queries, query_scales, keys, key_scales, values, value_scale, value_mean, out, score_scale(width),
         num_queries, queries.shape[2], num_keys, keys.shape[2], heads, *out.stride()[:3],
         WIDTH=width, ROWS=shape.rows, BLOCK=shape.block, FP8=fp8_values, RAGGED=num_keys < keys.shape[2],
-        SHIFTED=shape.shifted, APART=shape.apart, TMA=shape.tma,
+        SHIFTED=shape.shifted, APART=shape.apart,
         num_warps=shape.warps, num_stages=shape.stages, **registers,
     )  # fmt: skip
-
-
-def _described(rows: Tensor, block: int) -> Any:
-    """For Hopper's copy engine: so many rows of a matrix at a time."""
-    return import_module("triton.tools.tensor_descriptor").TensorDescriptor.from_tensor(rows, [block, rows.shape[1]])
 
 
 def refuse_unfit(q: Tensor, *, fp8_values: bool) -> None:
@@ -124,8 +113,9 @@ SHAPES: Mapping[tuple[tuple[int, int], bool], Shape] = {
     ((12, 0), False): Shape(128, 64, 8, 3, apart=True),
     ((12, 0), True): Shape(128, 64, 8, 3, apart=True),
 }
-"""By the first compute capability that it is for, and whether values are fp8. Those of 9.0 are the fastest of 40 on an
-H200; the others are what the compiler fits into 99 KB and no more registers than there are, not measured."""
+"""By the first compute capability that it is for, and whether values are fp8. Those of 9.0 were the fastest on an H200
+(benchmarks/h200-attention-int8.txt). The others are not measured: they fit into the shared memory and the registers
+of these GPUs, where larger ones do not."""
 
 
 def shape_for(capability: tuple[int, int], *, fp8_values: bool) -> Shape:

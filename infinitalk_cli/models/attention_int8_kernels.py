@@ -15,6 +15,7 @@ P_EXPONENT = tl.constexpr(8.0)
 WHOLE, WHOLE_BITS = tl.constexpr(12582912.0), tl.constexpr(0x4B400000)
 """1.5 * 2**23, and its bits. Floats around it are whole numbers, so these bits plus `n` are those of `WHOLE + n`."""
 FEWEST = tl.constexpr(-(2**31))
+"""Below every whole number that a product can be."""
 LEAST = tl.constexpr(1e-12)
 """The smallest magnitude that is divided by."""
 
@@ -118,7 +119,6 @@ def _meet_block(
     k_scale_ptr,
     v_ptr,
     num_keys,
-    first_row,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -126,14 +126,10 @@ def _meet_block(
     MASKED: tl.constexpr,
     SHIFTED: tl.constexpr,
     APART: tl.constexpr,
-    TMA: tl.constexpr,
 ):
     """The sums after one more block of keys: weighted values, weights, and the highest score."""
     columns, lanes = tl.arange(0, BLOCK), tl.arange(0, WIDTH)
-    if TMA:
-        keys = tl.trans(k_ptr.load([first_row + block * BLOCK, 0]))
-    else:
-        keys = tl.load(k_ptr + block * (BLOCK * WIDTH) + (columns[None, :] * WIDTH + lanes[:, None]))
+    keys = tl.load(k_ptr + block * (BLOCK * WIDTH) + (columns[None, :] * WIDTH + lanes[:, None]))
     factor = q_scale * tl.load(k_scale_ptr + block)
     if SHIFTED:
         counts = tl.dot(q, keys, tl.full([ROWS, BLOCK], WHOLE_BITS, tl.int32), out_dtype=tl.int32)
@@ -153,20 +149,14 @@ def _meet_block(
     weights = tl.exp2(counts * factor[:, None] - base[:, None])
     fade = tl.exp2(highest - higher)
     total = total * fade + tl.sum(weights, axis=1)
-    rounded = weights.to(tl.float8e4nv if FP8 else tl.float16)
+    rounded = weights.to(v_ptr.dtype.element_ty)
     if FP8:
         rounded = _in_order_of_values(rounded, ROWS, BLOCK)
-        if TMA:
-            values = tl.trans(v_ptr.load([first_row // BLOCK * WIDTH + block * WIDTH, 0]))
-        else:
-            values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (lanes[None, :] * BLOCK + columns[:, None]))
+        values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (lanes[None, :] * BLOCK + columns[:, None]))
     else:
-        if TMA:
-            values = v_ptr.load([first_row + block * BLOCK, 0])
-        else:
-            values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (columns[:, None] * WIDTH + lanes[None, :]))
-    # A sum of its own for every block: those of the tensor cores in fp8 keep 14 bits, too few for all keys. In float16
-    # they are twice as fast as in float32 on consumer cards of Ampere.
+        values = tl.load(v_ptr + block * (BLOCK * WIDTH) + (columns[:, None] * WIDTH + lanes[None, :]))
+    # A sum of its own for every block. In fp8 tensor cores keep few bits of a sum, and this was a little faster on an
+    # H200, too. In float16 consumer cards since Ampere add twice as fast as in float32, but not as far as all keys.
     if APART and FP8:
         out = out * fade[:, None] + tl.dot(rounded, values, max_num_imprecise_acc=BLOCK)
     elif APART:
@@ -202,7 +192,6 @@ def attend(
     RAGGED: tl.constexpr,
     SHIFTED: tl.constexpr,
     APART: tl.constexpr,
-    TMA: tl.constexpr,
 ):
     """Attention of `ROWS` queries of one head to all keys. `score_scale`: of a product, for a score to base 2."""
     head = tl.program_id(1)
@@ -211,24 +200,22 @@ def attend(
     q_ptr += head.to(tl.int64) * num_padded_queries * WIDTH
     q = tl.load(q_ptr + rows.to(tl.int64)[:, None] * WIDTH + lanes[None, :])
     q_scale = tl.load(q_scale_ptr + head * num_padded_queries + rows) * score_scale
-    first_row = head * num_padded_keys
-    if not TMA:
-        k_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
-        v_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
+    k_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
     k_scale_ptr += head * (num_padded_keys // BLOCK)
+    v_ptr += head.to(tl.int64) * num_padded_keys * WIDTH
     out = tl.zeros([ROWS, WIDTH], tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     num_whole = num_keys // BLOCK
     for block in range(0, num_whole):
         out, total, highest = _meet_block(
-            block, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys, first_row,
-            WIDTH, ROWS, BLOCK, FP8, False, SHIFTED, APART, TMA,
+            block, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys,
+            WIDTH, ROWS, BLOCK, FP8, False, SHIFTED, APART,
         )  # fmt: skip
     if RAGGED:
         out, total, highest = _meet_block(
-            num_whole, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys, first_row,
-            WIDTH, ROWS, BLOCK, FP8, True, SHIFTED, APART, TMA,
+            num_whole, out, total, highest, q, q_scale, k_ptr, k_scale_ptr, v_ptr, num_keys,
+            WIDTH, ROWS, BLOCK, FP8, True, SHIFTED, APART,
         )  # fmt: skip
     scale = tl.load(v_scale_ptr + head * WIDTH + lanes)[None, :]
     out = out / total[:, None] * scale + tl.load(v_mean_ptr + head * WIDTH + lanes)[None, :]
