@@ -178,15 +178,25 @@ def as_the_command_has(name: str, value: Any) -> Any:
     """An option's value as the command line would give it."""
     if value is None:
         return None
-    if name == "resolution" and not isinstance(value, str):
-        return "x".join(map(str, value))
-    if name == "box":
-        boxes = value if isinstance(value, (list, tuple)) and not isinstance(value[0], (int, float)) else [value]
-        return [box if isinstance(box, str) else ",".join(map(str, box)) for box in boxes]
+    if name == "resolution":
+        return joined(value, "x")
     if name not in REPEATED:
         return str(value) if name in AS_TEXT else value
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    is_one_box = name == "box" and is_list_of(value, (int, float))
+    values = list(value) if isinstance(value, (list, tuple)) and not is_one_box else [value]
+    if name == "box":
+        return [joined(each, ",") for each in values]
     return [str(each) for each in values] if name in AS_TEXT else values
+
+
+def is_list_of(value: Any, kind: tuple[type, ...]) -> bool:
+    """Whether it is a list, not an empty one, that begins so."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], kind)
+
+
+def joined(value: Any, sign: str) -> Any:
+    """Numbers as the command takes them, in one text; anything else stays, to be taken or refused."""
+    return sign.join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def pointed(said: GenerateOptions, job: PathLike | None, on_note: Callable[[str], None]) -> GenerateOptions:

@@ -136,6 +136,9 @@ def test_a_job_is_a_file_or_its_fields_and_options_go_over_it(engine: Engine) ->
         ("job.json", {"steps": "many"}, "steps='many': Input should be a valid integer"),
         ("job.json", {"preset": "best"}, "preset='best': Input should be 'quality', 'balanced' or 'fast'"),
         ("job.json", {"gpus": 0}, "--gpus must be at least 1"),
+        (None, {"image": "face.png", "audio": "a.wav", "box": 5}, "box=5: Input should be a valid string"),
+        (None, {"image": "face.png", "audio": "a.wav", "box": (1, 2, 3)}, "'1,2,3'"),
+        ("job.json", {"resolution": 7}, "resolution=7: Input should be a valid string"),
         ("job.json", {"output": "talk.avi"}, "must end in .mp4"),
     ],
 )
