@@ -7,8 +7,8 @@ go wrong. There tiles overlap, and across the overlap one fades into the next: a
 whole, and within it the outermost parts, which lack their neighbours, do not count.
 
 How far off: nothing where tiles do not overlap, if they share as much as a pixel sees (9 to 13 latents); in all 0.7 %
-of the frames' norm and 0.02 % of the latents' for a small network of random weights on noise. docs/profiles.md has figures
-of the real size.
+of the frames' norm and 0.02 % of the latents' for a small network of random weights on noise. docs/profiles.md has
+figures of the real size.
 
 Lengths count latents, each 8 x 8 pixels.
 """
