@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from infinitalk_cli import runner
+from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.footprint import READ_AHEAD_BYTES, Rung
+from infinitalk_cli.footprint import READ_AHEAD_BYTES, JobShape, Rung
 from infinitalk_cli.memory import carrying, read_ahead, reading, stored
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.models.dit import DiT
+from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import Quant
+from infinitalk_cli.progress import Progress
+from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_blocks import placement_notes
-from infinitalk_cli.run_networks import PlacedTransformer, place_transformer
-from infinitalk_cli.weights import WeightFiles
+from infinitalk_cli.run_networks import GpuRoom, PlacedTransformer, load_on_rung, place_transformer
+from infinitalk_cli.sampling.stream import Networks
+from infinitalk_cli.weights import WeightFiles, locate
 from tests.lone_transformer import lone_transformer
 from tests.models.test_dit import inputs
 from tests.models.tiny import TINY
+from tests.test_run_team import frames_of, two_speakers
 
 NUM_BLOCKS = 5
 STORED_NAMES = {
@@ -43,7 +52,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
     """The rules of large blocks for small ones: a block in several pieces, of which few are read ahead."""
     monkeypatch.setattr(stored, "LEAST_PART_BYTES", 0)
-    monkeypatch.setattr(stored, "LEAST_SHARE", 0.5)
+    monkeypatch.setattr(stored, "LEAST_SHARE", 0.4)
     monkeypatch.setattr(carrying, "PIECE_BYTES", 4_000)
     monkeypatch.setattr("infinitalk_cli.memory.offload.make_ring", lambda: read_ahead.make_ring(5, 3_000))
     with torch.no_grad():
@@ -279,3 +288,37 @@ def test_a_pass_that_was_left_early_does_no_harm(tmp_path: Path, device: str) ->
                 network.dit(**given)
             hook.remove()
             assert torch.equal(network.dit(**given), expected)
+
+
+@pytest.mark.slow
+def test_chunks_that_are_done_are_kept_when_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole run on small weights, placed as on a GPU with no RAM for blocks; the rest of it with the file back."""
+    weights = shutil.copytree(ensure_demo_weights(), tmp_path / "weights")
+    request = replace(two_speakers(tmp_path, weights_dir=weights, convert=False), overwrite=False, resume=True)
+    runner.generate(replace(request, output=tmp_path / "expected.mp4"))
+    shard = locate(weights, num_speakers=2).dit_shards[0]
+    monkeypatch.setattr(runner, "load_networks", load_without_ram)
+
+    def move_away(news: Progress) -> None:
+        if news.chunk == 2 and shard.exists():
+            shard.rename(tmp_path / "away")
+
+    with pytest.raises(WeightsError, match="No such file"):
+        runner.generate(request, on_progress=move_away)
+    assert len(frames_of(tmp_path / "talk.part.mp4"))
+    (tmp_path / "away").rename(shard)
+    runner.generate(request)
+    assert np.array_equal(frames_of(request.output), frames_of(tmp_path / "expected.mp4"))
+
+
+def load_without_ram(
+    request: GenerateRequest,
+    files: WeightFiles,
+    loras: Sequence[Lora],
+    device: torch.device,
+    shape: JobShape,
+    on_note: Callable[[str], None],
+) -> Networks:
+    sizes = read_dit_sizes(files)
+    room = GpuRoom(device, request.profile, shape, sizes, 8 * 10**9, ram_bytes=0)
+    return load_on_rung(request, files, loras, room, Rung(0, exact_vae=True), on_note)
