@@ -152,7 +152,12 @@ def generate(
         on_note(note)
     from infinitalk_cli import runner  # torch loads here, after the input is known to be good
 
-    return runner.generate(prepared.request, on_progress, on_note, warm)
+    try:
+        return runner.generate(prepared.request, on_progress, on_note, warm)
+    except BaseException:
+        if warm:
+            warm.forget()  # who knows in which state a failure has left them
+        raise
 
 
 def options_of(said: Mapping[str, Any]) -> GenerateOptions:

@@ -12,9 +12,10 @@ import av
 import pytest
 
 import infinitalk_cli
-from infinitalk_cli import TalkError, generate
+from infinitalk_cli import TalkError, WarmNetworks, generate
 from infinitalk_cli.api import FIELD_OF_NAME, Options, options_of
 from infinitalk_cli.console_options import HIDDEN
+from infinitalk_cli.errors import MediaError
 from infinitalk_cli.options import GenerateOptions
 from tests.stand_in import Engine
 from tests.test_end_to_end import EXAMPLES
@@ -121,6 +122,19 @@ def test_a_job_is_a_file_or_its_fields_and_options_go_over_it(engine: Engine) ->
     assert notes[-1] == "note: from the engine"
     generate({"image": "face.png", "audio": "a.wav"}, profile="demo", output="fields.mp4")
     assert engine.requests[-1].job.reference == Path("face.png")
+
+
+@pytest.mark.usefixtures("desk")
+def test_networks_that_a_failure_may_have_spoilt_are_loaded_anew(engine: Engine) -> None:
+    warm = WarmNetworks()
+    forgotten: list[bool] = []
+    warm.forget = lambda: forgotten.append(True)
+    generate("job.json", profile="demo", warm=warm)
+    assert not forgotten
+    engine.failure = MediaError("the disk is full")
+    with pytest.raises(MediaError):
+        generate("job.json", profile="demo", warm=warm, overwrite=True)
+    assert forgotten
 
 
 @pytest.mark.usefixtures("desk")
