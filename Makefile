@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	@$(BIN)/talk generate examples/single.json --profile demo -o talk-demo.mp4 --overwrite
+	@$(BIN)/talk demo --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -24,4 +24,4 @@ check: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) build dist talk-demo.mp4
+	rm -rf $(VENV) build dist talk-demo.mp4 talk-demo.json

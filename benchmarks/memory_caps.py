@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinitalk_cli.demo import ensure_demo_weights
+from infinitalk_cli.demo_package import locate_demo
 from infinitalk_cli.errors import OutOfGpuMemoryError
 from infinitalk_cli.footprint import (
     JobShape,
@@ -161,12 +161,16 @@ def run_of(options: Any, *, streams_all: bool) -> ChunkRun:
         chunk_frames=options.frames,
         num_persistent_param_in_dit=0 if streams_all else None,
     )
-    tree = ensure_demo_weights() if options.demo else options.tree
+    files = (
+        locate_demo(num_speakers=1)
+        if options.demo
+        else locate(options.tree, num_speakers=1, quant=profile.quant, engine="infinitetalk")
+    )
     return ChunkRun(
         torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),
         profile,
         JobShape(width, height, options.frames),
-        locate(tree, num_speakers=1, quant=profile.quant, engine="infinitetalk"),
+        files,
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from infinitalk_cli.demo import ensure_demo_weights
+from infinitalk_cli.demo_package import demo_weights_dir
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F8_E4M3": torch.float8_e4m3fn}
 BASE, SPEECH, QUANTISED = "Wan2.1-I2V-14B-480P", "chinese-wav2vec2-base", "InfiniteTalk/quant_models"
@@ -69,7 +69,7 @@ def main(target: Path) -> None:
     (target / BASE / "config.json").write_text(json.dumps(config))
     (target / SPEECH / "config.json").write_text(json.dumps(SPEECH_CONFIG))
     (target / SPEECH / "preprocessor_config.json").write_text('{"do_normalize": false, "sampling_rate": 16000}')
-    shutil.copytree(ensure_demo_weights() / BASE / "google", target / BASE / "google", dirs_exist_ok=True)
+    shutil.copytree(demo_weights_dir() / BASE / "google", target / BASE / "google", dirs_exist_ok=True)
 
 
 def expanded(tensors: dict[str, Any]) -> Iterator[tuple[str, tuple[str, list[int]]]]:

@@ -11,6 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.weights import INFINITETALK, Engine, Quant, WeightFiles, locate
 
 PACKAGE = Path(__file__).parent
@@ -28,10 +29,6 @@ def demo_weights_dir() -> Path:
     """The folder of the demo's weights."""
     if said := os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(said)
-    if not WEIGHTS.is_dir():
-        from infinitalk_cli.demo import ensure_demo_weights
-
-        return ensure_demo_weights()
     return WEIGHTS
 
 
@@ -41,5 +38,8 @@ def locate_demo(*, num_speakers: int, engine: Engine = "infinitetalk", quant: Qu
     Raises: WeightsError: if some are missing.
     """
     folder = demo_weights_dir()
-    files = locate(folder, num_speakers=num_speakers, engine=engine, adapter=folder / ADAPTER)
+    try:
+        files = locate(folder, num_speakers=num_speakers, engine=engine, adapter=folder / ADAPTER)
+    except WeightsError as error:
+        raise WeightsError(error.message, hint="they come with the package: install it again") from error
     return replace(files, round_to=quant)

@@ -93,6 +93,8 @@ def _columns(profile: Profile) -> tuple[str, str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "as fits" if value is None else "none" if value == "" else str(value)
 
 

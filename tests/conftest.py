@@ -13,12 +13,12 @@ from PIL import Image
 
 import infinitalk_cli
 from infinitalk_cli import hub as hub_module
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.demo_package import ENVIRONMENT_VARIABLE as DEMO_WEIGHTS
 from tests.hub_server import HubServer
 from tests.hub_tree import fill, use_hub
 from tests.media.made import noise, write_sound, write_wav
 from tests.stand_in import Engine
+from training.random_tree import ensure_random_weights
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +33,7 @@ def _no_prompt_cache() -> Iterator[None]:  # pyright: ignore[reportUnusedFunctio
 def _small_demo_weights() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
     """The demo runs on random networks that are smaller than the packaged ones; tests of these unset the variable."""
     with pytest.MonkeyPatch.context() as session:
-        session.setenv(DEMO_WEIGHTS, str(ensure_demo_weights()))
+        session.setenv(DEMO_WEIGHTS, str(ensure_random_weights()))
         yield
 
 

@@ -19,7 +19,6 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import convert
 from infinitalk_cli.compact import is_current, sample_digest
-from infinitalk_cli.demo import tree_names, write_tree
 from infinitalk_cli.errors import DoesNotFitError, WeightsError
 from infinitalk_cli.main import app
 from infinitalk_cli.memory.lora import read_lora
@@ -28,6 +27,7 @@ from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import build_dit, build_image_encoder, build_text_encoder
 from infinitalk_cli.weights import Quant, WeightFiles, locate
 from tests.parity.reference import manifest, reference_dir
+from training.random_tree import tree_names, write_tree
 
 BASE = "Wan2.1-I2V-14B-480P"
 SINGLE = "InfiniteTalk/single/infinitetalk.safetensors"

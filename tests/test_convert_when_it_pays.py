@@ -15,7 +15,6 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import convert, convert_when_it_pays, runner
 from infinitalk_cli.convert_when_it_pays import MARGIN_BYTES, convert_what_pays, pays
-from infinitalk_cli.demo import tree_names, write_tree
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.main import app
 from infinitalk_cli.part_file import disk_error
@@ -27,6 +26,7 @@ from tests.hub_server import HubServer
 from tests.hub_tree import WAN, fill, use_hub
 from tests.media.made import noise, write_wav
 from tests.parity.reference import manifest, reference_dir
+from training.random_tree import tree_names, write_tree
 
 CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 PORTRAIT = Path(__file__).parent.parent / "examples" / "media" / "portrait.jpg"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from infinitalk_cli import demo_command, espeak
 from infinitalk_cli.demo_command import DemoOptions, prepare_demo
-from infinitalk_cli.demo_package import PORTRAIT, SENTENCE, locate_demo
-from infinitalk_cli.errors import EnvironmentUnfitError, InputError, MediaError
+from infinitalk_cli.demo_package import ENVIRONMENT_VARIABLE, PORTRAIT, SENTENCE, locate_demo
+from infinitalk_cli.errors import EnvironmentUnfitError, InputError, MediaError, WeightsError
 from infinitalk_cli.main import app
 from infinitalk_cli.memory.quant import QuantizedLinear
 from infinitalk_cli.networks import build_dit
@@ -64,15 +64,6 @@ def test_without_a_word_the_packages_portrait_says_its_sentence(desk: Path) -> N
     request = prepare_demo(DemoOptions()).request
     assert (request.job.reference, request.job.speakers[0].audio) == (PORTRAIT, SENTENCE)
     assert (request.output, request.profile.name, request.weights_dir) == (Path("talk-demo.mp4"), "demo", None)
-
-
-def test_a_video_is_made_and_its_path_is_all_that_stdout_has(desk: Path) -> None:
-    result = talk_demo("--max-seconds", "0.2")
-    assert result.exit_code == 0, result.stderr
-    assert result.stdout == "talk-demo.mp4\n"
-    assert "next: talk " in result.stderr
-    with av.open("talk-demo.mp4") as container:
-        assert sum(1 for _ in container.decode(video=0)) == 5
 
 
 def test_an_output_that_is_there_is_kept(desk: Path) -> None:
@@ -129,6 +120,15 @@ def test_kokoro_speaks_where_it_is_there(desk: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(demo_command, "voice_files", lambda *_: None)
     monkeypatch.setattr(demo_command, "prepare_run", lambda options: options)
     assert prepare_demo(DemoOptions(text="Hello.")) == DemoOptions(text="Hello.", image=PORTRAIT)
+
+
+def test_a_package_without_its_weights_is_to_be_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
+    with pytest.raises(WeightsError, match=r"missing in") as caught:
+        locate_demo(num_speakers=1)
+    assert caught.value.hint == "they come with the package: install it again"
 
 
 @pytest.mark.parametrize("quant", ["fp8", "int8"])

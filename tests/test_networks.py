@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infinitalk_cli.demo import write_tree
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory.lora import LoraReport, read_lora
 from infinitalk_cli.memory.quant import QuantizedLinear
@@ -19,6 +18,7 @@ from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import build_audio_encoder, build_dit, build_image_encoder, build_text_encoder, build_vae
 from infinitalk_cli.weights import WeightFiles
 from tests.parity.reference import manifest, reference_dir
+from training.random_tree import write_tree
 
 BASE = "Wan2.1-I2V-14B-480P"
 ABSENT = Path("absent")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from infinitalk_cli import prompt_cache, run_prompts
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.job import Job
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.prompt_cache import ENVIRONMENT_VARIABLE, PromptCache, open_prompt_cache
@@ -17,6 +16,7 @@ from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.weights import WeightFiles, locate
+from training.random_tree import ensure_random_weights
 
 CPU = torch.device("cpu")
 FEATURES = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
@@ -29,7 +29,7 @@ def cache(tmp_path: Path) -> PromptCache:
 
 @pytest.fixture(scope="module")
 def files() -> WeightFiles:
-    return locate(ensure_demo_weights(), num_speakers=1)
+    return locate(ensure_random_weights(), num_speakers=1)
 
 
 def entries(cache: PromptCache) -> list[Path]:

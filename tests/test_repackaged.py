@@ -20,7 +20,6 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from infinitalk_cli import repackaged
-from infinitalk_cli.demo import write_tree
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.main import app
 from infinitalk_cli.memory.loading import open_tensors
@@ -30,6 +29,7 @@ from infinitalk_cli.repackaged import KNOWN_NAMES, Kind, kind_of
 from infinitalk_cli.weights import BASE, Quant, WeightFiles, all_paths, locate
 from tests.parity.reference import manifest, reference_dir
 from tests.test_weights import lay
+from training.random_tree import write_tree
 
 Tensors = dict[str, Tensor]
 

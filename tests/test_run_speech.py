@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.media.pauses import RAMP_FRAMES
@@ -23,6 +22,7 @@ from infinitalk_cli.run_speech import embed_speech, read_speech
 from infinitalk_cli.weights import WeightFiles, locate
 from infinitalk_cli.wishes import SoundWishes
 from tests.media.made import noise, write_wav
+from training.random_tree import ensure_random_weights
 
 RATE = 16_000
 EXAMPLE_VIDEO = Path(__file__).parent.parent / "examples" / "media" / "listener.mp4"  # without sound
@@ -31,7 +31,7 @@ FIRST_SILENT, FIRST_LOUD = 25, 60
 
 @pytest.fixture(scope="module")
 def files() -> WeightFiles:
-    return locate(ensure_demo_weights(), num_speakers=1)
+    return locate(ensure_random_weights(), num_speakers=1)
 
 
 @pytest.fixture

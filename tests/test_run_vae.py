@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infinitalk_cli import run_networks
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.footprint import JobShape, first_rung
 from infinitalk_cli.job import Job, Speaker
@@ -21,6 +20,7 @@ from infinitalk_cli.profiles import VaeDtype, find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_vae import refuse_overflow, vae_dtype_of
 from infinitalk_cli.weights import locate
+from training.random_tree import ensure_random_weights
 
 GB = 10**9
 SQUARE = JobShape(640, 640, 81)
@@ -91,7 +91,7 @@ def test_on_a_cpu_a_wish_for_16_bits_is_told_to_have_no_effect(monkeypatch: pyte
         return VideoVAE(SMALL).to(dtype), None
 
     monkeypatch.setattr(run_networks, "build_others", build_vae_alone)  # the library behind the others takes seconds
-    files, notes = locate(ensure_demo_weights(), num_speakers=1), list[str]()
+    files, notes = locate(ensure_random_weights(), num_speakers=1), list[str]()
     profile = replace(find_profile("demo"), vae_dtype="float16", lora_mode="beside")
     job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
     request = GenerateRequest(job, Path("none.mp4"), profile)

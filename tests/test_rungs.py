@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from infinitalk_cli import run_networks
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import OutOfGpuMemoryError
 from infinitalk_cli.footprint import (
     SMALL_TILE,
@@ -35,6 +34,7 @@ from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import Networks, generate_chunks
 from infinitalk_cli.weights import WeightFiles, locate
 from tests.sampling.stubs import StillReference
+from training.random_tree import ensure_random_weights
 
 GB = 10**9
 SQUARE, LARGE = JobShape(640, 640, 81), JobShape(1280, 704, 81)
@@ -124,7 +124,7 @@ SETTINGS = SamplingSettings(
 
 @pytest.fixture(scope="module")
 def files() -> WeightFiles:
-    return locate(ensure_demo_weights(), num_speakers=1, quant="none", engine="infinitetalk")
+    return locate(ensure_random_weights(), num_speakers=1, quant="none", engine="infinitetalk")
 
 
 def demo_networks(

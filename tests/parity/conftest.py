@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from infinitalk_cli.demo import write_tree
 from tests.parity.reference import manifest, reference_dir
+from training.random_tree import write_tree
 
 
 @dataclass(frozen=True)

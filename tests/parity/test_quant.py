@@ -6,13 +6,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from infinitalk_cli.demo import rule_tensor
 from infinitalk_cli.memory.loading import open_tensors
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.networks import make_text_encoder
 from tests.parity.conftest import TinyTree
 from tests.parity.dit_pass import load_dit, velocity
 from tests.parity.reference import DEVICE, Case, cases, expect_close, manifest, value
+from training.random_tree import rule_tensor
 
 DEQUANTISED_ROWS = "dequantised_first_rows_of_"
 DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import av
@@ -26,14 +27,15 @@ SECONDS = 2.28
 
 @pytest.fixture(scope="module")
 def video(trained: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The frames `(T, H, W, 3)` in [0, 1], and the record beside them."""
+    """The frames `(T, H, W, 3)` in [0, 1], the record beside them, and what the command said."""
     output = tmp_path_factory.mktemp("demo") / "talk-demo.mp4"
     result = CliRunner().invoke(app, ["demo", "-o", str(output), "--max-seconds", str(SECONDS), "--device", "cpu"])
     assert result.exit_code == 0, result.stderr
     with av.open(str(output)) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     record = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
-    return {"frames": frames.astype(np.float32) / 255, "record": record}
+    said = (Path(result.stdout.removesuffix("\n")) == output, "next: talk " in result.stderr)
+    return {"frames": frames.astype(np.float32) / 255, "record": record, "said": said}
 
 
 def envelope() -> NDArray[np.float64]:
@@ -44,10 +46,14 @@ def envelope() -> NDArray[np.float64]:
     return envelope_of(waveform * levelling_gain(waveform[None])[0])
 
 
+def test_the_video_is_as_long_as_asked_for_and_its_path_is_all_that_stdout_has(video: dict[str, Any]) -> None:
+    assert len(video["frames"]) == round(SECONDS * 25)
+    assert video["said"] == (True, True)
+
+
 def test_the_lips_follow_the_sentence(video: dict[str, Any]) -> None:
     openings = mouth_openings(video["frames"], MOUTH)
     sync = lip_sync(openings, envelope())
-    assert len(openings) == round(SECONDS * 25)
     assert sync.correlation >= 0.85
     assert abs(sync.best_lag) <= 1
     assert abs(lip_sync(openings, envelope()[::-1]).correlation) < 0.5

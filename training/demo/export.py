@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.demo_package import ADAPTER
 from infinitalk_cli.memory.keymaps import IMAGE_LAYER, IMAGE_OUTER
 from infinitalk_cli.repackaged import FOLDER as REPACKAGED
 from infinitalk_cli.weights import BASE, PLAIN_TEXT_ENCODER, SPEECH
 from training.demo.networks import AUDIO, AUDIO_FILE, DIT, DIT_FILE, IMAGE, IMAGE_FILE, VAE_FILE
+from training.random_tree import ensure_random_weights
 
 MOST_BYTES = 16_000_000
 """Of the whole folder."""
@@ -75,7 +75,7 @@ def main() -> None:
 
 def export(data: Path, run: Path, out: Path) -> None:
     """Write the whole folder; what was in it is gone."""
-    made = ensure_demo_weights()
+    made = ensure_random_weights()
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     dit = load_file(run / DIT_FILE)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.networks import build_text_encoder
 from infinitalk_cli.weights import locate
 from training.demo.networks import IMAGE_FILE, new_image_encoder, save_half
+from training.random_tree import ensure_random_weights
 
 PROMPTS = (
     "",
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare what is not trained.")
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out
-    encoder = build_text_encoder(locate(ensure_demo_weights(), num_speakers=1), dtype=torch.float32)
+    encoder = build_text_encoder(locate(ensure_random_weights(), num_speakers=1), dtype=torch.float32)
     texts: dict[str, Any] = {
         f"prompt_{number:02d}": encoder.encode(prompt).numpy() for number, prompt in enumerate(PROMPTS)
     }

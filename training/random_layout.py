@@ -1,8 +1,8 @@
-"""What the demo's weights hold: every file and tensor of a small tree in the published layout, as a manifest.
+"""What the random weights hold: every file and tensor of a small tree in the published layout, as a manifest.
 
-Names, file names and forms are the published ones; the sizes are `DemoSizes`, as small as the network code allows: what
-it fixes stays (CLIP 1280 wide with 16 heads and 257 tokens, wav2vec2 with 12 layers of 768, 16 latent channels). Those
-two networks make up most of the bytes, so they and the adapters are 16-bit floats. The scales are about 1/sqrt(fan in),
+Names, file names and forms are the published ones; the sizes are `RandomSizes`, small where that does no harm: CLIP is
+1280 wide with 16 heads and 257 tokens, wav2vec2 has 12 layers of 768, latents have 16 channels. Those two networks make
+up most of the bytes, so they and the adapters are 16-bit floats. The scales are about 1/sqrt(fan in),
 so that signals neither vanish nor grow, with larger gains where text, picture and speech enter.
 """
 
@@ -25,8 +25,8 @@ Tensors = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class DemoSizes:
-    """The sizes of the demo's networks that the network code leaves free."""
+class RandomSizes:
+    """The sizes of the random networks that the network code leaves free."""
 
     dit_dim: int = 128
     dit_heads: int = 4  # of 32
@@ -48,7 +48,7 @@ class DemoSizes:
     speech_position_kernel: int = 16
 
 
-SIZES = DemoSizes()
+SIZES = RandomSizes()
 LATENT_CHANNELS = 16
 IMAGE_DIM = 1280
 SPEECH_DIM = 768
@@ -63,8 +63,8 @@ NUM_SHARDS = 7
 
 
 @cache
-def demo_manifest() -> Manifest:
-    """The manifest of the demo's weights: base model, encoders, adapters for one and two speakers and MultiTalk's."""
+def random_manifest() -> Manifest:
+    """The manifest of the random weights: base model, encoders, adapters for one and two speakers and MultiTalk's."""
     base, adapter, adapter_file = _dit_base(), _dit_adapter(), "multitalk.safetensors"
     shards = _shards(base)
     shard_of = {name: Path(shard).name for shard, tensors in shards.items() for name in tensors}

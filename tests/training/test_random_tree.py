@@ -1,4 +1,4 @@
-"""The demo's weights: whole, the same every time, safe to build twice at once; and the examples beside them."""
+"""The random weights: whole, the same every time, safe to build twice at once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from infinitalk_cli import demo
-from infinitalk_cli.demo import ensure_demo_weights, rule_digest, rule_tensor, tree_names, write_tree
-from infinitalk_cli.demo_layout import BASE, SIZES, SPEECH, TOKENIZER, demo_manifest
 from infinitalk_cli.errors import EnvironmentUnfitError
-from infinitalk_cli.job import read_job
 from infinitalk_cli.networks import (
     build_audio_encoder,
     build_dit,
@@ -34,6 +28,9 @@ from infinitalk_cli.networks import (
 )
 from infinitalk_cli.weights import Engine, locate
 from tests.parity.reference import manifest as reference_manifest
+from training import random_tree
+from training.random_layout import BASE, SIZES, SPEECH, TOKENIZER, random_manifest
+from training.random_tree import ensure_random_weights, rule_digest, rule_tensor, tree_names, write_tree
 
 SMALL: Mapping[str, Any] = {
     "files": {
@@ -72,8 +69,8 @@ SMALL: Mapping[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def demo_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_demo_weights(tmp_path_factory.mktemp("cache"))
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_random_weights(tmp_path_factory.mktemp("cache"))
 
 
 def folder_digest(folder: Path) -> str:
@@ -143,18 +140,18 @@ def test_later_source_of_a_quantised_file_wins(tmp_path: Path) -> None:
     assert torch.equal(quantised["layer.bias"], read_tensors(tmp_path / "plain/two.pth")["layer.bias"])
 
 
-def test_demo_tree_holds_the_manifest(demo_weights: Path) -> None:
-    on_disk = {path.relative_to(demo_weights).as_posix() for path in demo_weights.rglob("*") if path.is_file()}
-    assert on_disk == {*tree_names(demo_manifest()), f"{TOKENIZER}/tokenizer.json"}
-    for name, entry in demo_manifest()["files"].items():
-        tensors = read_tensors(demo_weights / name)
+def test_tree_holds_the_manifest(random_weights: Path) -> None:
+    on_disk = {path.relative_to(random_weights).as_posix() for path in random_weights.rglob("*") if path.is_file()}
+    assert on_disk == {*tree_names(random_manifest()), f"{TOKENIZER}/tokenizer.json"}
+    for name, entry in random_manifest()["files"].items():
+        tensors = read_tensors(random_weights / name)
         assert {key: list(value.shape) for key, value in tensors.items()} == {
             key: form["shape"] for key, form in entry["tensors"].items()
         }
         assert all(torch.isfinite(value.float()).all() for value in tensors.values())
 
 
-def test_demo_names_are_the_published_ones() -> None:
+def test_names_are_the_published_ones() -> None:
     """Layer numbers aside; only the tensors that nobody reads are left out."""
     unread = re.compile(r"textual\.|quantizer\.|project_")
     published = reference_manifest()["files"]
@@ -167,28 +164,28 @@ def test_demo_names_are_the_published_ones() -> None:
     for file in files:
         wanted = {name for name in names(published, file) if not unread.match(name)}
         assert wanted, file
-        assert names(demo_manifest()["files"], file) == wanted, file
+        assert names(random_manifest()["files"], file) == wanted, file
 
 
-def test_index_lists_every_tensor_where_it_is(demo_weights: Path) -> None:
-    index = json.loads((demo_weights / BASE / "diffusion_pytorch_model.safetensors.index.json").read_text())
-    shards = {shard: load_file(demo_weights / BASE / shard) for shard in set(index["weight_map"].values())}
+def test_index_lists_every_tensor_where_it_is(random_weights: Path) -> None:
+    index = json.loads((random_weights / BASE / "diffusion_pytorch_model.safetensors.index.json").read_text())
+    shards = {shard: load_file(random_weights / BASE / shard) for shard in set(index["weight_map"].values())}
     assert len(shards) == 7
     assert {name: shard for shard, tensors in shards.items() for name in tensors} == index["weight_map"]
     assert index["metadata"]["total_size"] == sum(v.nbytes for tensors in shards.values() for v in tensors.values())
 
 
-def test_single_and_multi_adapters_differ(demo_weights: Path) -> None:
+def test_single_and_multi_adapters_differ(random_weights: Path) -> None:
     single, multi = (
-        load_file(demo_weights / "InfiniteTalk" / kind / "infinitetalk.safetensors") for kind in ("single", "multi")
+        load_file(random_weights / "InfiniteTalk" / kind / "infinitetalk.safetensors") for kind in ("single", "multi")
     )
     assert single.keys() == multi.keys()
     assert not torch.equal(single["audio_proj.proj1.weight"], multi["audio_proj.proj1.weight"])
 
 
-def test_tokenizer_spells_any_script_and_ends(demo_weights: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(demo_weights / TOKENIZER / "tokenizer.json"))
-    rows = demo_manifest()["files"][f"{BASE}/models_t5_umt5-xxl-enc-bf16.pth"]["tensors"]["token_embedding.weight"]
+def test_tokenizer_spells_any_script_and_ends(random_weights: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(random_weights / TOKENIZER / "tokenizer.json"))
+    rows = random_manifest()["files"][f"{BASE}/models_t5_umt5-xxl-enc-bf16.pth"]["tensors"]["token_embedding.weight"]
     assert tokenizer.get_vocab_size() == rows["shape"][0]
     assert tokenizer.encode("").ids == [1]
     for text in ("A woman talks.", "Eine Frau spricht über Öl", "你好 🙂"):
@@ -199,28 +196,28 @@ def test_tokenizer_spells_any_script_and_ends(demo_weights: Path) -> None:
         assert len(set(ids)) > 5
 
 
-def test_speech_preprocessor_leaves_samples_alone(demo_weights: Path) -> None:
-    assert json.loads((demo_weights / SPEECH / "preprocessor_config.json").read_text())["do_normalize"] is False
+def test_speech_preprocessor_leaves_samples_alone(random_weights: Path) -> None:
+    assert json.loads((random_weights / SPEECH / "preprocessor_config.json").read_text())["do_normalize"] is False
 
 
-def test_two_builds_are_equal_to_the_last_byte(demo_weights: Path, tmp_path: Path) -> None:
-    again = ensure_demo_weights(tmp_path)
-    assert again.name == demo_weights.name
-    assert folder_digest(again) == folder_digest(demo_weights)
+def test_two_builds_are_equal_to_the_last_byte(random_weights: Path, tmp_path: Path) -> None:
+    again = ensure_random_weights(tmp_path)
+    assert again.name == random_weights.name
+    assert folder_digest(again) == folder_digest(random_weights)
 
 
-def test_second_call_writes_nothing(demo_weights: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in demo_weights.rglob("*")}
-    assert ensure_demo_weights(demo_weights.parent) == demo_weights
-    assert {path: path.stat().st_mtime_ns for path in demo_weights.rglob("*")} == before
+def test_second_call_writes_nothing(random_weights: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in random_weights.rglob("*")}
+    assert ensure_random_weights(random_weights.parent) == random_weights
+    assert {path: path.stat().st_mtime_ns for path in random_weights.rglob("*")} == before
 
 
 def test_file_that_the_cache_lost_comes_back(tmp_path: Path) -> None:
-    tree = ensure_demo_weights(tmp_path)
+    tree = ensure_random_weights(tmp_path)
     lost = tree / BASE / "config.json"
     content = lost.read_bytes()
     lost.unlink()
-    assert ensure_demo_weights(tmp_path) == tree
+    assert ensure_random_weights(tmp_path) == tree
     assert lost.read_bytes() == content
 
 
@@ -230,14 +227,17 @@ def test_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(EnvironmentUnfitError, match="No space left on device"):
-        ensure_demo_weights(tmp_path)
+        ensure_random_weights(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def building(cache: Path) -> subprocess.Popen[bytes]:
-    """Another process that builds the demo's weights in `cache`."""
-    code = "import sys, pathlib; from infinitalk_cli.demo import ensure_demo_weights as e; e(pathlib.Path(sys.argv[1]))"
-    return subprocess.Popen([sys.executable, "-c", code, str(cache)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    """Another process that builds the weights in `cache`."""
+    code = (
+        "import sys, pathlib; from training import random_tree as r; r.ensure_random_weights(pathlib.Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, str(cache)], env=environment, cwd=Path(__file__).parents[2])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -247,38 +247,40 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_build_leaves_no_tree_and_is_cleaned_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = building(tmp_path)
     wait_until(lambda: any(tmp_path.glob("*.unfinished-*/*")))
     process.kill()
     process.wait()
-    assert not (tmp_path / f"demo-weights-{rule_digest()}").exists()
-    monkeypatch.setattr(demo, "STALE_BUILD_S", -1.0)
-    tree = ensure_demo_weights(tmp_path)
+    assert not (tmp_path / f"random-weights-{rule_digest()}").exists()
+    monkeypatch.setattr(random_tree, "STALE_BUILD_S", -1.0)
+    tree = ensure_random_weights(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [tree.name]
 
 
-def test_two_processes_at_once_agree(demo_weights: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_at_once_agree(random_weights: Path, tmp_path: Path) -> None:
     processes = [building(tmp_path), building(tmp_path)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == [demo_weights.name]
-    assert folder_digest(tmp_path / demo_weights.name) == folder_digest(demo_weights)
+    assert [path.name for path in tmp_path.iterdir()] == [random_weights.name]
+    assert folder_digest(tmp_path / random_weights.name) == folder_digest(random_weights)
 
 
-def test_every_network_loads_from_the_demo_weights(demo_weights: Path) -> None:
+def test_every_network_loads_from_the_random_weights(random_weights: Path) -> None:
     """One speaker, two speakers and MultiTalk; the loaders are strict, so a wrong name or shape fails."""
     kinds: list[tuple[int, Engine]] = [(1, "infinitetalk"), (2, "infinitetalk"), (2, "multitalk")]
     for num_speakers, engine in kinds:
-        files = locate(demo_weights, num_speakers=num_speakers, engine=engine)
+        files = locate(random_weights, num_speakers=num_speakers, engine=engine)
         assert build_dit(files, dtype=torch.float32).config.num_layers == SIZES.dit_layers
-    files = locate(demo_weights, num_speakers=1)
+    files = locate(random_weights, num_speakers=1)
     assert build_text_encoder(files, dtype=torch.float32).encode("Hello").shape == (7, SIZES.text_dim)
     assert build_image_encoder(files, dtype=torch.float32).encode(torch.zeros(1, 3, 32, 32)).shape == (1, 257, 1280)
     assert build_audio_encoder(files).embed(torch.rand(16000) - 0.5).shape == (25, 12, 768)
 
 
-def test_signals_neither_vanish_nor_saturate(demo_weights: Path) -> None:
-    files = locate(demo_weights, num_speakers=1)
+def test_signals_neither_vanish_nor_saturate(random_weights: Path) -> None:
+    files = locate(random_weights, num_speakers=1)
     generator = torch.Generator().manual_seed(1)
     vae, dit = build_vae(files), build_dit(files, dtype=torch.float32)
     with torch.inference_mode():
@@ -292,57 +294,3 @@ def test_signals_neither_vanish_nor_saturate(demo_weights: Path) -> None:
     assert 0.1 < frames.std() < 0.7
     assert (frames.abs() > 0.99).float().mean() < 0.05
     assert 0.3 < velocity.std() < 3.0
-
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@pytest.mark.parametrize(
-    ("name", "num_speakers", "is_video"),
-    [("single.json", 1, False), ("two_speakers.json", 2, False), ("dub_video.json", 1, True)],
-)
-def test_example_is_a_good_job(name: str, num_speakers: int, is_video: bool) -> None:
-    job = read_job(EXAMPLES / name)
-    assert (job.num_speakers, job.is_video) == (num_speakers, is_video)
-    with av.open(str(job.reference)) as container:
-        picture = next(container.decode(video=0))
-    for speaker in job.speakers:
-        assert speaker.audio is not None
-        with av.open(str(speaker.audio)) as container:
-            sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
-            assert 2.5 < sound.shape[1] / container.streams.audio[0].rate < 6.0
-        assert sound.std() > 500  # speech, not silence, in 16-bit steps
-        if speaker.box is not None:
-            assert 0 <= speaker.box.left < speaker.box.right <= picture.width
-            assert 0 <= speaker.box.top < speaker.box.bottom <= picture.height
-
-
-def test_example_of_a_dialogue_from_text_is_a_good_job() -> None:
-    job = read_job(EXAMPLES / "dialogue_from_text.json")
-    assert [line.speaker for line in job.dialogue] == [0, 1]
-    assert job.read_aloud == (0, 1)
-    assert [speaker.voice for speaker in job.speakers] == ["af_heart", "am_adam"]
-    assert all(speaker.box for speaker in job.speakers)
-
-
-def test_dubbing_example_is_as_long_as_its_speech() -> None:
-    job = read_job(EXAMPLES / "dub_video.json")
-    assert job.speakers[0].audio is not None
-    lengths: list[float] = []
-    for path in (job.reference, job.speakers[0].audio):
-        with av.open(str(path)) as container:
-            assert container.duration is not None
-            lengths.append(container.duration / av.time_base)
-    assert lengths[0] >= lengths[1]
-
-
-def test_example_files_stay_small() -> None:
-    sizes = {path.name: path.stat().st_size for path in (EXAMPLES / "media").iterdir()}
-    assert sizes
-    assert all(size <= 300_000 for size in sizes.values()), sizes
-
-
-def test_every_example_file_is_explained() -> None:
-    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for path in [*EXAMPLES.glob("*.json"), *(EXAMPLES / "media").iterdir()]:
-        assert path.name in readme

@@ -4,8 +4,9 @@ A manifest names every file of a tree and every tensor in it with its shape, dty
 drawn from a generator seeded with the tensor's name and the file's seed. So a few kilobytes describe a whole weights
 folder, two machines write the same numbers, and the loaders see exactly the names and forms of the published files.
 
-`ensure_demo_weights` writes the small tree of `demo_layout`. Its networks are untrained: a run on them goes through
-every stage on any computer, offline, and shows moving noise in the colours of the portrait.
+`ensure_random_weights` writes the small tree of `random_layout`. Its networks are untrained: a run on them goes through
+every stage and shows moving noise. The tests run on it, since it is smaller than the demo's trained weights, and the
+demo's text encoder comes from it.
 
 The tree is written into a folder beside its final place and renamed. So a folder with the final name is always whole, a
 killed build leaves at most an unfinished folder that a later build removes, and of two builds at once one wins. The
@@ -27,8 +28,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infinitalk_cli.demo_layout import TOKENIZER, Manifest, demo_manifest, vocabulary
 from infinitalk_cli.errors import EnvironmentUnfitError
+from training.random_layout import TOKENIZER, Manifest, random_manifest, vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +41,8 @@ STALE_BUILD_S = 3600.0
 """An unfinished folder older than this was left by a killed build; a build takes seconds."""
 
 
-def ensure_demo_weights(cache_dir: Path | None = None) -> Path:
-    """The folder of the demo's weights in the published layout, written on the first call (seconds, about 120 MB).
+def ensure_random_weights(cache_dir: Path | None = None) -> Path:
+    """The folder of random weights in the published layout, written on the first call (seconds, about 120 MB).
 
     Files that something else removed from the cache are written again.
     Args: cache_dir: where the folder is kept; the user's cache folder when None.
@@ -51,22 +52,22 @@ def ensure_demo_weights(cache_dir: Path | None = None) -> Path:
         import platformdirs
 
         cache_dir = platformdirs.user_cache_path("infinitalk-cli", appauthor=False)
-    tree = cache_dir / f"demo-weights-{rule_digest()}"
+    tree = cache_dir / f"random-weights-{rule_digest()}"
     try:
         if not tree.is_dir():
             _build(tree)
         _write_missing(tree)
     except OSError as error:
         raise EnvironmentUnfitError(
-            f"cannot write the demo weights to {tree}: {error.strerror or error}",
+            f"cannot write the random weights to {tree}: {error.strerror or error}",
             hint="make that folder writable and free 250 MB there",
         ) from error
     return tree
 
 
 def rule_digest() -> str:
-    """Twelve hexadecimal digits that change with every size, scale, seed and name of the demo's weights."""
-    rule = json.dumps([RULE_VERSION, demo_manifest(), vocabulary()], sort_keys=True)
+    """Twelve hexadecimal digits that change with every size, scale, seed and name of the random weights."""
+    rule = json.dumps([RULE_VERSION, random_manifest(), vocabulary()], sort_keys=True)
     return hashlib.sha256(rule.encode("utf-8")).hexdigest()[:12]
 
 
@@ -86,16 +87,16 @@ def _build(tree: Path) -> None:
 
 
 def _remove_stale_builds(cache_dir: Path) -> None:
-    for left in cache_dir.glob("demo-weights-*.unfinished-*"):
+    for left in cache_dir.glob("random-weights-*.unfinished-*"):
         with suppress(FileNotFoundError):  # its own process has just renamed it
             if time.time() - left.stat().st_mtime > STALE_BUILD_S:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_missing(tree: Path) -> None:
-    """Write those files of the demo's weights that `tree` lacks."""
-    missing = [name for name in tree_names(demo_manifest()) if not (tree / name).is_file()]
-    write_tree(demo_manifest(), tree, only=missing)
+    """Write those files of the random weights that `tree` lacks."""
+    missing = [name for name in tree_names(random_manifest()) if not (tree / name).is_file()]
+    write_tree(random_manifest(), tree, only=missing)
     tokenizer = tree / TOKENIZER / "tokenizer.json"
     if not tokenizer.is_file():
         _write_tokenizer(tokenizer)
