@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from infinitalk_cli import runner
-from infinitalk_cli.demo import ensure_demo_weights
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.footprint import READ_AHEAD_BYTES, JobShape, Rung
 from infinitalk_cli.memory import carrying, read_ahead, reading, stored
@@ -38,6 +37,7 @@ from tests.lone_transformer import lone_transformer
 from tests.models.test_dit import inputs
 from tests.models.tiny import TINY
 from tests.test_run_team import frames_of, two_speakers
+from training.random_tree import ensure_random_weights
 
 NUM_BLOCKS = 5
 STORED_NAMES = {
@@ -293,7 +293,7 @@ def test_a_pass_that_was_left_early_does_no_harm(tmp_path: Path, device: str) ->
 @pytest.mark.slow
 def test_chunks_that_are_done_are_kept_when_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole run on small weights, placed as on a GPU with no RAM for blocks; the rest of it with the file back."""
-    weights = shutil.copytree(ensure_demo_weights(), tmp_path / "weights")
+    weights = shutil.copytree(ensure_random_weights(), tmp_path / "weights")
     request = replace(two_speakers(tmp_path, weights_dir=weights, convert=False), overwrite=False, resume=True)
     runner.generate(replace(request, output=tmp_path / "expected.mp4"))
     shard = locate(weights, num_speakers=2).dit_shards[0]
