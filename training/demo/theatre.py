@@ -219,7 +219,7 @@ def figures_of(
     openings, chunk = mouth_openings(frames, scene.mouths[0]), CHUNK_FRAMES
     sync = lip_sync(openings, envelope)
     ends = range(chunk, len(frames), chunk - MOTION_FRAMES)  # of what two chunks have in common and the blend goes over
-    seams = [seam_ratio(frames, border) for end in ends for border in (end - MOTION_FRAMES, end)]
+    seams = [max(seam_ratio(frames, end - MOTION_FRAMES), seam_ratio(frames, end)) for end in ends]
     height, width = frames.shape[1:3]
     corner = (slice(None), slice(0, height // 3), slice(0, width // 6))
     return {
