@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SEED, SECONDS = 0, 8.0
 MOST_LOST = 0.03
-TEACACHE = 0.2
+TEACACHE = 4.0
+"""A threshold at which one of the eight steps is skipped; at the usual 0.2 none is."""
 
 
 @pytest.mark.parametrize("quant", ["fp8", "int8"])
