@@ -47,8 +47,9 @@ class Profile:
     asked for, else streamed. `lora_mode`: whether LoRAs are added to the weights or kept beside them;
     `lora_parameters`: in those kept beside, 0 until they are known. `blocks_from_disk`: whether blocks for which RAM
     has no room can be read from their files in every pass; None until these are known, and then by `quant`.
-    `cross_fade`: blends what two chunks have in common, also where `--cross-fade` does not ask for it. `demo_weights`:
-    runs on the small weights that the package brings along unless a weights folder is named.
+    `cross_fade`: blends what two chunks have in common, also where `--cross-fade` does not ask for it.
+    `reanchor_every`: as `--reanchor`, where that is not given. `demo_weights`: runs on the small weights that the
+    package brings along unless a weights folder is named.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Profile:
     lora_parameters: int = 0
     blocks_from_disk: bool | None = None
     cross_fade: bool = False
+    reanchor_every: int | None = None
     demo_weights: bool = False
 
 
@@ -117,6 +119,7 @@ PROFILES: tuple[Profile, ...] = (
         text_guidance_scale=1.0,
         audio_guidance_scale=1.0,
         cross_fade=True,
+        reanchor_every=4,
         demo_weights=True,
     ),
     Profile("rtx-5090", "32 GB, computes in fp8", quant="fp8"),

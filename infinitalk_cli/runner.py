@@ -246,7 +246,7 @@ def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSett
         seed=request.seed,
         color_strength=request.color_strength,
         cross_fade=request.chunks.cross_fade or profile.cross_fade,
-        reanchor_every=request.chunks.reanchor_every,
+        reanchor_every=request.chunks.reanchor_every or profile.reanchor_every,
     )
 
 

@@ -63,6 +63,7 @@ def evaluate(theatre: Theatre, wish: argparse.Namespace, log: Log) -> None:
     if wish.long_seconds:
         found["long"] = [alone(theatre, 1, wish.long_seconds, (128, 128))]
         found["long_uncorrected"] = [alone(theatre, 1, wish.long_seconds, (128, 128), color_strength=0.0)]
+        found["no_new_start"] = [alone(theatre, 0, wish.seconds, (128, 128), reanchor_every=None)]
         found["no_fade"] = [alone(theatre, seed, 8.0, (128, 128), cross_fade=False) for seed in range(2)]
         for steps, guidance in ((4, 1.0), (8, 2.0), (16, 1.0)):
             name = f"steps_{steps}_guidance_{guidance:g}"

@@ -45,6 +45,7 @@ from training.demo.networks import (
     IMAGE_FILE,
     MOTION_FRAMES,
     NUM_STEPS,
+    REANCHOR_EVERY,
     SHIFT,
     VAE_FILE,
     load_weights,
@@ -169,6 +170,7 @@ class Theatre:
             "text_guidance_scale": 1.0,
             "audio_guidance_scale": self.audio_guidance,
             "cross_fade": CROSS_FADE,
+            "reanchor_every": REANCHOR_EVERY,
             "seed": seed,
         }
         cast = self.ensemble
