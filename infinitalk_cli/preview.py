@@ -182,6 +182,8 @@ def save(image: Image.Image, path: Path, *, overwrite: bool) -> None:
 
     Raises: InputError: if something else is there. MediaError: if it can't be written.
     """
+    if path.is_dir():
+        raise InputError(f"the preview must end in .png, but {path} is a folder", hint=f"-o {path / 'preview.png'}")
     if path.suffix.lower() != ".png":
         raise InputError(f"the preview must end in .png, not {path.name!r}", hint="-o preview.png")
     if path.exists() and not (overwrite or is_preview(path)):

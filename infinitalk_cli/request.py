@@ -214,9 +214,10 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
     except (OSError, ValueError) as error:  # too long a name, or a folder that may not be looked into
         yield f"the output {str(output)[:100]} is not a usable path: {getattr(error, 'strerror', error)}"
         return
-    if output.is_dir():
-        yield f"the output {output} is a folder: name a file in it, such as {output / 'talk.mp4'}"
-    elif output.suffix.lower() != ".mp4":
+    if output.is_dir() or not output.name:  # a folder has no place for the files beside it, and "." not even a name
+        yield f"the output must end in .mp4, but {output} is a folder: name a file in it, such as {output / 'talk.mp4'}"
+        return
+    if output.suffix.lower() != ".mp4":
         yield f"the output must end in .mp4, not {output.name!r}"
     elif there and any(output.samefile(path) for path in run_files(request)):
         yield f"the output {output} is an input of the job"

@@ -154,6 +154,7 @@ def test_networks_that_a_failure_may_have_spoilt_are_loaded_anew(engine: Engine)
         (None, {"image": "face.png", "audio": "a.wav", "box": (1, 2, 3)}, "'1,2,3'"),
         ("job.json", {"resolution": 7}, "resolution=7: Input should be a valid string"),
         ("job.json", {"output": "talk.avi"}, "must end in .mp4"),
+        ("job.json", {"output": "."}, "must end in .mp4"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(engine: Engine, job: Any, options: dict[str, Any], told: str) -> None:

@@ -32,6 +32,8 @@ def test_missing_weights_exit_4_with_files_and_command(desk: Path, engine: Engin
         (["job.json", "--device", "gpu"], "--device must be auto, cpu, cuda or cuda:N"),
         (["job.json", "--lora", "gone.safetensors"], "--lora: no such file: gone.safetensors"),
         (["job.json", "-o", "talk.avi"], "must end in .mp4"),
+        (["job.json", "-o", "."], "the output must end in .mp4, but . is a folder: name a file in it, such as talk.mp4"),
+        (["job.json", "-o", ""], "the output must end in .mp4"),
         (["job.json", "-o", "new/face.png/talk.avi"], "must end in .mp4"),
         (["job.json", "--image", "face.png", "--audio", "a.wav"], "--image, --audio: the job file job.json says that"),
         (["--image", "face.png"], "--audio: is missing: the recorded speech"),

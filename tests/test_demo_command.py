@@ -74,6 +74,13 @@ def test_an_output_that_is_there_is_kept(desk: Path) -> None:
     assert (desk / "talk-demo.mp4").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("output", [".", ""])
+def test_a_folder_as_output_is_refused(desk: Path, output: str) -> None:
+    result = talk_demo("-o", output)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the output must end in .mp4, but . is a folder: name a file in it, such as talk.mp4" in result.stderr
+
+
 def test_a_text_is_spoken_beside_the_output(desk: Path) -> None:
     request = prepare_demo(DemoOptions(text="Good morning.", output=Path("new/a.mp4"))).request
     (speaker,) = request.job.speakers

@@ -122,6 +122,7 @@ def test_only_a_preview_is_replaced(tmp_path: Path) -> None:
         ([*LEFT, "--box", "0,0,2000,100"], "the box of speaker 1"),
         ([*LEFT, *RIGHT, "--box", "0,0,300,300", "--box", "200,200,400,400"], "overlap: both hold 200, 200, 300, 300"),
         ([*LEFT, "-o", "look.jpg"], "the preview must end in .png"),
+        ([*LEFT, "-o", "."], "must end in .png, but . is a folder\nhint: -o preview.png"),
         ([*LEFT, "--max-seconds", "nan"], "--max-seconds must be above 0"),
         ([*LEFT, "--frames", "80"], "80"),
     ],

@@ -116,7 +116,10 @@ def test_an_input_is_not_overwritten_on_the_way_to_the_output(request_: Generate
 
 
 def test_output_that_is_a_folder_or_lies_in_a_file(request_: GenerateRequest, tmp_path: Path) -> None:
-    assert "is a folder: name a file in it" in refusal(replace(request_, output=tmp_path))
+    told = refusal(replace(request_, output=tmp_path))
+    assert told.startswith(f"the output must end in .mp4, but {tmp_path} is a folder: name a file in it, such as ")
+    for nameless in (Path(), Path("/")):
+        assert "the output must end in .mp4" in refusal(replace(request_, output=nameless))
     assert "face.png is a file" in refusal(replace(request_, output=tmp_path / "face.png" / "deep" / "talk.mp4"))
 
 
