@@ -52,8 +52,8 @@ from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Chunk, generate_chunks
 from infinitalk_cli.weights import WeightFiles, locate
 
-DEMO_THREADS = 4
-"""That many serve the demo's small networks on a CPU."""
+DEMO_THREADS = 1
+"""That many serve the demo's small networks on a CPU: `talk demo` took 24 s with one, 71 s with two busy ones."""
 
 OnNote = Callable[[str], None]
 
@@ -200,7 +200,10 @@ def scratch_dir() -> Generator[Path]:
 
 @contextmanager
 def few_threads(request: GenerateRequest, device: torch.device) -> Generator[None]:
-    """The demo's networks are so small that more threads cost more than they bring, most of all on a busy computer."""
+    """The demo's networks are so small that more threads cost more than they bring where others compute, too.
+
+    And so the same job gives the same frames, however many cores there are.
+    """
     before = torch.get_num_threads()
     if device.type == "cpu" and request.weights_dir is None:
         torch.set_num_threads(min(before, DEMO_THREADS))

@@ -314,9 +314,12 @@ def decode_frames(
 
 
 def blend_(frames: Tensor, before: Tensor) -> None:
-    """Fade the first frames `(1, 3, n, H, W)` in over those that the chunk before has of the same time, in place."""
+    """Fade the first frames `(1, 3, n, H, W)` in over those that the chunk before has of the same time, in place.
+
+    The very first counts nothing: it comes from a latent of its own, without a past, and differs most.
+    """
     num_common = before.shape[2]
-    weights = torch.arange(1, num_common + 1) / (num_common + 1)
+    weights = torch.arange(num_common) / num_common
     common = frames[:, :, :num_common]
     frames[:, :, :num_common] = torch.lerp(before, common, weights.view(-1, 1, 1))
 

@@ -15,25 +15,28 @@ from training.demo.theatre import Theatre, alone
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SECONDS, LONG_SECONDS = 20.0, 60.0
-LEAST_PSNR = 24.0
-"""In dB: background and hair after a minute, against the reference. Measured: 25.8."""
+LEAST_PSNR = 40.0
+"""In dB: background and hair after a minute, against the reference. Measured: 46.5."""
 MOST_RAM_BYTES = 2e9
 
-WANTED_SYNC = 0.85
-LEAST_SYNC = 0.70
-"""Of a single person. Measured: 0.79 to 0.94, at the end 0.74 to 0.96; lowest for the smallest mouth, of 14 pixels."""
+WANTED_SYNC, LEAST_AT_END = 0.85, 0.80
+"""With the speech. Measured over all: 0.90 to 0.94, in the first chunk 0.92 to 0.96, in the last two 0.83 to 0.95."""
 MOST_SEAM, WORST_SEAM = 1.6, 2.2
-"""The change at a border of chunks over the usual one: the median of a video, and its worst. Measured: 1.44 to 1.54 and
-2.04. Wherever one latent frame follows another the picture changes up to 1.9 times as much as within one."""
+"""The change at a border of chunks over the usual one: the median of a video, and its worst. Measured: 1.36 to 1.51 and
+1.98. Wherever one latent frame follows another the picture changes up to 1.9 times as much as within one."""
 
 each_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
-@pytest.mark.parametrize("part", ["sync", "sync_first", "sync_last"])
-def test_lips_follow_the_speech_from_the_first_chunk_to_the_last(film: Film, part: str) -> None:
-    found = [film(seed, SECONDS)[part] for seed in SEEDS]
-    assert min(found) > LEAST_SYNC
-    assert sum(found) / len(found) >= WANTED_SYNC
+@each_seed
+def test_lips_follow_the_speech_from_the_first_chunk_to_the_last(film: Film, seed: int) -> None:
+    found = film(seed, SECONDS)
+    assert min(found["sync"], found["sync_first"]) >= WANTED_SYNC
+    assert found["sync_last"] >= LEAST_AT_END
+
+
+def test_lips_follow_the_speech_as_well_in_the_end(film: Film) -> None:
+    assert sum(film(seed, SECONDS)["sync_last"] for seed in SEEDS) / len(SEEDS) >= WANTED_SYNC
 
 
 @each_seed

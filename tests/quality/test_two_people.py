@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SECONDS = 12.0
 SHAPE = (96, 160)
-WANTED, LEAST = 0.79, 0.7
-"""Of the correlation with the own voice: on average, and for a single person. Measured: 0.82, and 0.72 to 0.93."""
+WANTED, LEAST = 0.8, 0.75
+"""Of the correlation with the own voice: on average, and for a single person. Measured: 0.84, and 0.76 to 0.92."""
 LEAST_ELSEWHERE = 0.6
 """The same where voices are swapped or boxes are small and elsewhere. Measured over 5 s: 0.65 to 0.92."""
 MOST_FOREIGN = 0.2
-"""Of that with the other's, above what the two voices have in common."""
+"""Of that with the other's voice. Measured: 0.12."""
 SMALL_FACES = pytest.mark.xfail(reason="mouths nine pixels wide: with the demo's weights neither follows its voice")
 
 
@@ -33,8 +33,8 @@ def own(found: dict[str, float]) -> list[float]:
 
 
 def foreign(found: dict[str, float]) -> float:
-    """How far a mouth follows the other's voice, at most, above what the voices have in common."""
-    return max(found["mouth_1_voice_2"], found["mouth_2_voice_1"]) - max(found["voices"], 0.0)
+    """How far a mouth follows the other's voice, at most."""
+    return max(found["mouth_1_voice_2"], found["mouth_2_voice_1"])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, pytest.param(3, marks=SMALL_FACES), 4])
