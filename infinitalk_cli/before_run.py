@@ -23,7 +23,10 @@ def announcements(prepared: PreparedRun) -> list[str]:
 
     Raises: InputError: if an input can't be read. DoesNotFitError: if the run can't fit here.
     """
-    return [*notes(prepared.request), *predictions(prepared)]
+    from infinitalk_cli.run_plan import unplayed_note
+
+    predicted = predictions(prepared)  # which looks at the inputs first
+    return [*notes(prepared.request), *filter(None, [unplayed_note(prepared.request)]), *predicted]
 
 
 def predictions(prepared: PreparedRun) -> list[str]:

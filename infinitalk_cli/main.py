@@ -145,11 +145,12 @@ def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None
 
     Raises: DoesNotFitError: after that, for a run that can't fit.
     """
-    from infinitalk_cli.run_plan import cuts_note, plan_job, short_note
+    from infinitalk_cli.run_plan import cuts_note, plan_job, short_note, unplayed_note
 
     request = prepared.request
     planned = plan_job(request)
-    for note in (short_note(planned.shape.num_frames, planned.shape.fps), *side_notes(request), cuts_note(request)):
+    short = short_note(planned.shape.num_frames, planned.shape.fps)
+    for note in (short, *side_notes(request), unplayed_note(request), cuts_note(request)):
         if note:
             console.note(note)
     found, lines = predict(prepared, planned.shape)

@@ -31,6 +31,9 @@ from infinitalk_cli.request import GenerateRequest
 FEWEST_FRAMES = 5
 """Fewer are hardly meant: a fifth of a second."""
 
+LEAST_UNPLAYED_S = 0.2
+"""So much less of --drive-audio than of the sound is told; encoders differ in padding by less."""
+
 LETTERS_A_SECOND = 15
 """How fast a text is spoken, roughly: 170 words of English a minute."""
 
@@ -125,10 +128,9 @@ def cuts_note(request: GenerateRequest) -> str:
 
 def refuse_late_turns(request: GenerateRequest) -> None:
     """Raises: InputError: for turns that begin when their recording is over, with the first one's line in its file."""
-    job, drive = request.job, request.sound.drive_audio
-    driving = dict(zip(job.recordings, drive, strict=True)) if drive else {}
+    job, driving = request.job, driving_files(request)
     for recording in job.recordings:
-        heard = driving.get(recording, recording)
+        heard = driving[recording]
         turns = [turn for speaker in job.speakers if speaker.audio == recording for turn in speaker.turns]
         last_s = max((turn.start_s for turn in turns), default=None)
         if last_s is None or last_s < sound_duration_s(heard) or last_s < (end_s := decoded_duration_s(heard)):
@@ -140,6 +142,26 @@ def refuse_late_turns(request: GenerateRequest) -> None:
             f"{where}: a turn begins at {late[0].start_s:.2f} s, but {heard} is over at {float(end_s):.2f} s{others}",
             hint="the times of turns are those of the recording, from its start",
         )
+
+
+def driving_files(request: GenerateRequest) -> dict[Path, Path]:
+    """The file that moves the lips for each recording: itself, or what --drive-audio names."""
+    recordings = request.job.recordings
+    return dict(zip(recordings, request.sound.drive_audio or recordings, strict=True))
+
+
+def unplayed_note(request: GenerateRequest) -> str:
+    """A word where the sound goes on when --drive-audio is over; "" elsewhere. Raises: as `speech_duration_s`."""
+    if not request.sound.drive_audio or request.sound.output_sound != "speech" or request.sound.output_audio:
+        return ""
+    heard_s = used_s(request, speech_duration_s(request))
+    wished_s = used_s(request, speech_duration_s(request, of_recordings=True))
+    left_s = float((wished_s if request.max_seconds is None else min(wished_s, exact_s(request.max_seconds))) - heard_s)
+    if left_s < LEAST_UNPLAYED_S:
+        return ""
+    names = ", ".join(path.name for path in request.sound.drive_audio)
+    follow = f"the lips follow {names} for {float(heard_s):.2f} s"
+    return f"note: {follow}: the video ends there, {left_s:.2f} s of the sound are left out"
 
 
 def short_note(num_frames: int, fps: int) -> str:
@@ -156,14 +178,18 @@ def used_s(request: GenerateRequest, whole_s: Fraction) -> Fraction:
     return max(Fraction(0), end_s - exact_s(request.sound.start_s))
 
 
-def speech_duration_s(request: GenerateRequest, length_of: Callable[[Path], Fraction] | None = None) -> Fraction:
+def speech_duration_s(
+    request: GenerateRequest, length_of: Callable[[Path], Fraction] | None = None, *, of_recordings: bool = False
+) -> Fraction:
     """From the start of the video to the end of the last one's speech, of a text about.
 
-    Args: length_of: tells the seconds of a sound file; None for `sound_duration_s`.
+    Args: length_of: tells the seconds of a sound file; None for `sound_duration_s`. of_recordings: go by what is
+    played, not by what moves the lips.
     Raises: InputError: if a sound can't be read.
     """
-    job, length_of = request.job, length_of or sound_duration_s
-    found = [(speaker, length_of(speaker.audio)) for speaker in job.speakers if speaker.audio is not None]
+    job, length_of, driving = request.job, length_of or sound_duration_s, driving_files(request)
+    heard = [(speaker, speaker.audio) for speaker in job.speakers if speaker.audio is not None]
+    found = [(speaker, length_of(path if of_recordings else driving[path])) for speaker, path in heard]
     found += [(job.speakers[number], text_duration_s(request, number)) for number in job.read_aloud]
     if job.audio_type == "para" or job.num_speakers == 1:
         return max(exact_s(speaker.start_s) + length_s for speaker, length_s in found)

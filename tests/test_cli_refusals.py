@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from infinitalk_cli import errors
+from tests.media.made import noise, write_wav
 from tests.stand_in import Engine, files_of, generate, talk
 
 
@@ -32,7 +33,7 @@ def test_missing_weights_exit_4_with_files_and_command(desk: Path, engine: Engin
         (["job.json", "--device", "gpu"], "--device must be auto, cpu, cuda or cuda:N"),
         (["job.json", "--lora", "gone.safetensors"], "--lora: no such file: gone.safetensors"),
         (["job.json", "-o", "talk.avi"], "must end in .mp4"),
-        (["job.json", "-o", "."], "the output must end in .mp4, but . is a folder: name a file in it, such as talk.mp4"),
+        (["job.json", "-o", "."], "the output must end in .mp4, but . is a folder: name a file in it"),
         (["job.json", "-o", ""], "the output must end in .mp4"),
         (["job.json", "-o", "new/face.png/talk.avi"], "must end in .mp4"),
         (["job.json", "--image", "face.png", "--audio", "a.wav"], "--image, --audio: the job file job.json says that"),
@@ -120,6 +121,29 @@ def test_media_that_can_t_be_read_are_told_before_anything_is_loaded(
     result = generate("job.json", *options)
     assert (result.exit_code, engine.requests) == (2, [])
     assert name in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "note: the lips follow voice.wav for 0.40 s: the video ends there, 0.60 s of the sound are left out"),
+        (["--max-seconds", "0.7"], "0.30 s of the sound are left out"),
+        (["--audio-start", "0.1", "--audio-end", "0.9"], "voice.wav for 0.30 s: the video ends there, 0.50 s of"),
+        (["--max-seconds", "0.4"], ""),
+        (["--output-audio", "none"], ""),
+    ],
+)
+def test_sound_behind_the_end_of_what_moves_the_lips_is_told(
+    desk: Path, engine: Engine, options: list[str], told: str
+) -> None:
+    write_wav(Path("voice.wav"), noise(6400), 16000)
+    words = ["job.json", "--drive-audio", "voice.wav", *options]
+    planned = generate(*words, "--dry-run", "--json")
+    assert json.loads(planned.stdout)["num_frames"] <= 10
+    for result in (planned, generate(*words)):
+        assert result.exit_code == 0
+        assert told in result.stderr
+        assert ("left out" in result.stderr) == bool(told)
 
 
 def test_speech_that_is_over_before_its_use_is_told_before_anything_is_loaded(desk: Path, engine: Engine) -> None:
