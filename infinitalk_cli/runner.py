@@ -99,7 +99,7 @@ def generate(
         networks = share(networks)
 
         # 3. Chunk by chunk into the file.
-        progress.begin_video(num_done=begun.carried.num_done if begun.carried else 0)
+        progress.begin_video()
         chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
         with attention_of_run(request.profile.attention, networks.dit, device, on_note):
             written = write_video(making, folder, begun, inputs, chunks, on_note)
