@@ -25,6 +25,13 @@ SECONDS_BETWEEN_LINES = 10.0
 """Plain progress: one line at each new stage and chunk, and one after so long a silence."""
 
 
+BAR_COLUMNS = 12
+"""Of a line of moving progress: the bar at its shortest, the percentage and the spaces around both."""
+
+LEAST_HEAD = 12
+"""Columns for what is being done; a terminal that has not even these shows no time left."""
+
+
 ProgressForm = Literal["auto", "rich", "plain", "json", "none"]
 
 
@@ -119,7 +126,7 @@ def _event(progress: Progress) -> None:
 
 def progress_line(progress: Progress) -> str:
     """One line for a log: share done, stage, place in it, time left, memory."""
-    details = [part for part in (progress.message, _place(progress), _time_and_memory(progress)) if part]
+    details = [part for part in (progress.message, _place(progress), *_time_and_memory(progress)) if part]
     return f"[{progress.fraction:4.0%}] {progress.stage}" + (": " + ", ".join(details) if details else "")
 
 
@@ -144,11 +151,27 @@ def _place(progress: Progress) -> str:
     return " ".join(part for part in (chunk, step, progress.amount) if part)
 
 
-def _time_and_memory(progress: Progress) -> str:
+def bar_texts(progress: Progress, width: int) -> tuple[str, str]:
+    """What stands before and behind the bar, so short that all of it fits in `width` columns.
+
+    Too much drops the memory first, the GPU's and then the RAM, then the end of the place, and last the time.
+    """
+    head, facts = f"{progress.stage} {_place(progress) or progress.message}".strip(), _time_and_memory(progress)
+    room = width - BAR_COLUMNS
+    while len(facts) > 1 and len(head) + len(", ".join(facts)) > room:
+        facts.pop()
+    tail = ", ".join(facts)
+    if len(tail) + LEAST_HEAD > room:
+        tail = ""
+    left = max(room - len(tail), 1)
+    return head if len(head) <= left else head[: left - 1] + "…", tail
+
+
+def _time_and_memory(progress: Progress) -> list[str]:
     left = "" if progress.eta_s is None else f"{duration(progress.eta_s)} left"
     ram = "" if progress.ram_bytes is None else f"RAM {progress.ram_bytes / 1e9:.1f} GB"
     vram = "" if progress.vram_bytes is None else f"GPU {progress.vram_bytes / 1e9:.1f} GB"
-    return ", ".join(part for part in (left, ram, vram) if part)
+    return [part for part in (left, ram, vram) if part]
 
 
 @contextmanager
@@ -167,8 +190,8 @@ def _moving_bar() -> Generator[OnProgress, None, None]:
         task = bar.add_task("starting", total=1.0, tail="")
 
         def draw(progress: Progress) -> None:
-            head = f"{progress.stage} {_place(progress) or progress.message}".strip()
-            bar.update(task, completed=progress.fraction, description=head, tail=_time_and_memory(progress))
+            head, tail = bar_texts(progress, bar.console.width)
+            bar.update(task, completed=progress.fraction, description=head, tail=tail)
 
         yield draw
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from infinitalk_cli.console import Console, PlainProgress, duration, progress_line
+from infinitalk_cli.console import BAR_COLUMNS, Console, PlainProgress, bar_texts, duration, progress_line
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.progress import Progress
 
@@ -137,6 +138,34 @@ def test_on_a_terminal_of_80_columns_progress_is_one_line_and_obeys_no_color(no_
         assert part in drawn
     assert ("\x1b[3" in screen) is not no_color  # colours; moves of the cursor are allowed
     assert "a mistake" in screen
+
+
+@pytest.mark.parametrize(
+    ("width", "texts"),
+    [
+        (80, ("video chunk 2/4 step 12/40", "3:40 left, RAM 12.3 GB, GPU 20.1 GB")),
+        (62, ("video chunk 2/4 step 12/40", "3:40 left, RAM 12.3 GB")),
+        (48, ("video chunk 2/4 step 12/40", "3:40 left")),
+        (40, ("video chunk 2/4 st…", "3:40 left")),
+        (30, ("video chunk 2/4 s…", "")),
+    ],
+)
+def test_a_narrow_line_drops_whole_parts(width: int, texts: tuple[str, str]) -> None:
+    assert bar_texts(STEP, width) == texts
+    assert sum(map(len, texts)) + BAR_COLUMNS <= width
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("columns", "tail"), [("80", "0:02 left, RAM 0.6 GB"), ("50", "50 % 0:02 left")])
+def test_the_last_part_that_is_drawn_is_whole(columns: str, tail: str) -> None:
+    small = "8, 8, 0.5, 3.0, 2.0, 600_000_000"
+    drawing = DRAW.replace("12, 40, 0.4512, 80.0, 220.4, 12_340_000_000, 20_060_000_000", small)
+    screen = run_on_terminal(drawing, {"COLUMNS": columns, "TERM": "xterm", "NO_COLOR": "1"})
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n")
+    drawn = next(line for line in plain.split("\n") if "video" in line).rstrip()
+    assert drawn.endswith(tail)
+    assert drawn.startswith("video chunk 2/4 step 8/8")
+    assert "…" not in drawn
 
 
 NOTE_WHILE_DRAWING = """
