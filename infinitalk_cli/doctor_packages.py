@@ -205,7 +205,7 @@ def _check_extras(versions: Mapping[str, str | None]) -> Check:
     told = [
         f"{what} by {name} {versions[name]}"
         if versions.get(name)
-        else f"no {what} (pip install infinitalk-cli[{extra}])"
+        else f'no {what} (pip install "infinitalk-cli[{extra}]")'
         for name, (what, extra) in extras.items()
     ]
     return Check("extras", True, False, "; ".join(told))

@@ -15,9 +15,14 @@ LEAST_BYTES = 4_400
 """Of a tenth of a second at the program's 22,050 Hz in 16 bits: a text without words gives less, or no file."""
 
 
+def espeak_here() -> str | None:
+    """The program, None if it is not installed."""
+    return shutil.which("espeak-ng") or shutil.which("espeak")
+
+
 def find_espeak() -> str:
     """The program. Raises: EnvironmentUnfitError: if it is not installed, with what to install."""
-    program = shutil.which("espeak-ng") or shutil.which("espeak")
+    program = espeak_here()
     if program is None:
         raise EnvironmentUnfitError(
             "nothing to speak a text with: neither Kokoro with its voices nor espeak-ng is installed",

@@ -6,11 +6,13 @@ loading of torch.
 
 import os
 import random
+import shlex
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from infinitalk_cli.errors import WeightsError
+from infinitalk_cli.errors import EnvironmentUnfitError, WeightsError
+from infinitalk_cli.espeak import espeak_here
 from infinitalk_cli.footprint import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import Job
@@ -32,6 +34,7 @@ from infinitalk_cli.run_choice import (
 from infinitalk_cli.run_loras import loras_of_run, named_lora, parameters_beside
 from infinitalk_cli.settings_files import KEYS, Setting, read_settings
 from infinitalk_cli.stored_form import is_stored_as_computed
+from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
 
 LARGEST_RANDOM_SEED = 2**31
@@ -99,7 +102,7 @@ def request_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: 
         source=options.source_wishes,
         sound=options.sound_wishes,
         voice=options.voice_wishes,
-        voice_files=voice_files(job, options.voice or (), find_weights_dir(options.weights_dir)),
+        voice_files=voices_of_run(options, job, run),
         resident_parameters=resident_parameters(profile),
         convert=not options.no_convert,
         num_gpus=options.gpus,
@@ -107,6 +110,20 @@ def request_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: 
         picture=options.picture_wishes,
     )
     return replace(request, told=told_options(options, run, request))
+
+
+def voices_of_run(options: GenerateOptions, job: Job, run: RunChoice) -> VoiceFiles | None:
+    """What the texts of the job are spoken with.
+
+    Raises: as `voice_files`; for the demo of a machine with espeak-ng, the hint names the command that takes this one.
+    """
+    try:
+        return voice_files(job, options.voice or (), find_weights_dir(options.weights_dir))
+    except (EnvironmentUnfitError, WeightsError) as error:
+        if run.base.demo_weights and options.text and not job.dialogue and espeak_here():
+            picture = f"--image {shlex.quote(str(options.image))} " if options.image else ""
+            error.hint += f'\n      or let espeak-ng speak: talk demo {picture}--text "..."'
+        raise
 
 
 def with_files(prepared: PreparedRun, weights_dir: Path, *, may_lack: bool) -> PreparedRun:

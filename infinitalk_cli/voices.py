@@ -54,7 +54,8 @@ VOICES: tuple[str, ...] = tuple(
 DEFAULT_VOICES = ("af_heart", "am_adam", "am_michael")
 """A woman's voice and two men's. The first two are those of the first and the second speaker."""
 
-INSTALL = "pip install 'infinitalk-cli[tts]'"
+INSTALL = 'pip install "infinitalk-cli[tts]"'
+"""In the quotes that every shell takes."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def refuse_without_synthesis() -> None:
     """Raises: EnvironmentUnfitError: if the packages of the speech synthesis are not installed."""
     missing = [name for name in ("kokoro", "misaki") if find_spec(name) is None]
     if missing:
+        what = "package" if len(missing) == 1 else "packages"
         hint = f"{INSTALL} (Python 3.10 to 3.12), or give recorded speech with --audio"
-        raise EnvironmentUnfitError(f"speech from text needs the package {' and '.join(missing)}", hint=hint)
+        raise EnvironmentUnfitError(f"speech from text needs the {what} {' and '.join(missing)}", hint=hint)
 
 
 def locate_voices(weights_dir: Path, voices: Mapping[int, str]) -> VoiceFiles:

@@ -119,8 +119,21 @@ def test_nothing_to_speak_with_names_what_to_install(desk: Path, monkeypatch: py
     monkeypatch.setattr(espeak.shutil, "which", lambda name: None)
     with pytest.raises(EnvironmentUnfitError, match="neither Kokoro with its voices nor espeak-ng") as caught:
         prepare_demo(DemoOptions(text="Hello."))
-    for command in ("apt-get install espeak-ng", "pip install 'infinitalk-cli[tts]'", "talk download --only tts"):
+    for command in ("apt-get install espeak-ng", 'pip install "infinitalk-cli[tts]"', "talk download --only tts"):
         assert command in caught.value.hint
+
+
+def test_without_kokoro_the_demo_profile_s_hint_names_the_command_that_espeak_speaks_for(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["generate", "--image", str(PORTRAIT), "--text", "Hello."]
+    hint = "or let espeak-ng speak: talk demo --image"
+    refused = CliRunner().invoke(app, [*words, "--profile", "demo"])
+    assert refused.exit_code in (3, 4)
+    assert hint in refused.stderr
+    assert hint not in CliRunner().invoke(app, [*words[:-1], "(s1) Hello. (s2) Hi.", "--profile", "demo"]).stderr
+    monkeypatch.setattr(espeak.shutil, "which", lambda name: None)
+    assert hint not in CliRunner().invoke(app, [*words, "--profile", "demo"]).stderr
 
 
 def test_kokoro_speaks_where_it_is_there(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,7 +312,7 @@ def test_a_package_that_only_tests_use_is_no_obstacle() -> None:
 def test_extras_are_told_with_what_adds_them() -> None:
     none = checks_of(hardware("rtx4090-desktop"), versions={"kokoro": None, "scenedetect": None})["extras"]
     assert (none.ok, none.required) == (True, False)
-    assert "no speech from text (pip install infinitalk-cli[tts])" in none.detail
+    assert 'no speech from text (pip install "infinitalk-cli[tts]")' in none.detail
     some = checks_of(hardware("rtx4090-desktop"), versions={"scenedetect": "0.7.2"})["extras"]
     assert "scene cuts by scenedetect 0.7.2" in some.detail
 

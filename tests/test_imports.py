@@ -146,7 +146,7 @@ ROOMS = (
     Room(("doctor_reports",), may=("", "doctor*", "run_choice", "run_reports", *DATA)),
     Room(("wishes",)),
     Room(("request",), may=("errors", "job", "profiles", "voices", "wishes", "media.part_*")),
-    Room(("options*", "prepare", "run_choice"), may=(*DATA, "console_options", "models.config", "run_loras")),
+    Room(("options*", "prepare", "run_choice"), may=(*DATA, "console_options", "models.config", "run_loras", "espeak")),
     Room(("run_loras",), may=(*DATA, "manifest", "file_headers")),
     Room(
         ("doctor", "doctor_cuda", "doctor_machine", "doctor_packages", "doctor_probe", "doctor_deep", "doctor_online"),

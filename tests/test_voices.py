@@ -53,7 +53,10 @@ def test_language_is_the_first_letter(name: str, language: str) -> None:
 
 def test_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentUnfitError, match="needs the package kokoro and misaki") as raised:
+    with pytest.raises(EnvironmentUnfitError, match="needs the packages kokoro and misaki") as raised:
         refuse_without_synthesis()
     assert raised.value.exit_code == 3
-    assert "pip install 'infinitalk-cli[tts]'" in raised.value.hint
+    assert 'pip install "infinitalk-cli[tts]"' in raised.value.hint
+    monkeypatch.setattr(voices, "find_spec", lambda name: None if name == "misaki" else name)
+    with pytest.raises(EnvironmentUnfitError, match="needs the package misaki"):
+        refuse_without_synthesis()

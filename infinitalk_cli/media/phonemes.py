@@ -71,7 +71,7 @@ def open_phonemizer(language: str) -> Phonemizer:
             return partial(_first, _misaki(language))
     except (ImportError, RuntimeError, OSError) as error:
         extra = {"j": "ja", "z": "zh"}.get(language, "en")
-        hint = f"pip install 'misaki[{extra}]'" + ("; python -m unidic download" if language == "j" else "")
+        hint = f'pip install "misaki[{extra}]"' + ("; python -m unidic download" if language == "j" else "")
         raise EnvironmentUnfitError(f"this language can't be spoken here: {error}", hint=hint) from error
 
 

@@ -17,7 +17,7 @@ from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 
 SHORTEST_SCENE_S = 0.5
 
-INSTALL = "pip install 'infinitalk-cli[dub]'"
+INSTALL = 'pip install "infinitalk-cli[dub]"'
 
 
 def can_find_cuts() -> bool:

@@ -76,7 +76,7 @@ def load_kokoro(config: Path, network: Path, device: torch.device) -> Kokoro:
             model = kokoro.KModel(repo_id="local", config=str(config), model=str(network))
     except ImportError as error:
         raise EnvironmentUnfitError(
-            f"kokoro does not start: {error}", hint="pip install 'infinitalk-cli[tts]'"
+            f"kokoro does not start: {error}", hint='pip install "infinitalk-cli[tts]"'
         ) from error
     except Exception as error:  # whatever torch and the package make of a damaged file
         raise _unusable(network, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
