@@ -32,7 +32,7 @@ class DoctorOptions(ConsoleOptions):
 def doctor(options: DoctorOptions) -> None:
     """Say whether the published weights run on this machine, with which profile, and what mends what is wrong.
 
-    Exits 0 if they can run, 3 if a required check fails.
+    Exits 0 if they can run, 3 if a required check fails. With --profile demo it judges `talk demo`, which needs no GPU.
 
     \b
     Examples:

@@ -43,7 +43,7 @@ def machine_checks(hardware: Hardware, choice: Choice) -> Iterator[Check]:
     yield _check_system(hardware)
     yield _check_driver(hardware.driver)
     yield _check_gpu(hardware, choice)
-    if choice.gpu is not None:
+    if choice.gpu is not None and not choice.profile.demo_weights:  # which fit everywhere
         yield _check_vram(choice, choice.gpu)
         yield _check_pcie(choice.gpu)
     yield _check_ram(hardware, choice)
@@ -119,7 +119,7 @@ def _check_ram(hardware: Hardware, choice: Choice) -> Check:
     usable, ram = usable_ram_bytes(hardware), hardware.ram
     limit = f" (limit {_gb(ram.cgroup.limit_bytes)} by {ram.cgroup.folder})" if ram.cgroup else ""
     detail = f"{_gb(usable)} free of {_gb(ram.limit_bytes)}{limit}"
-    if choice.gpu is None:
+    if choice.gpu is None or choice.profile.demo_weights:
         return Check("ram", True, True, detail)
     profile, shape = choice.profile, shape_of(choice.profile)
     resident = first_rung(profile, shape, choice.gpu.free_bytes or 0).num_resident

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from infinitalk_cli import __version__
@@ -13,6 +13,7 @@ from infinitalk_cli.doctor import Check, Examination, examine, is_fit, read_pack
 from infinitalk_cli.doctor_cuda import check_cuda
 from infinitalk_cli.errors import TalkError
 from infinitalk_cli.hardware import Hardware, detect_hardware
+from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.run_choice import RunChoice, Said, choose_run, with_weights_there
 from infinitalk_cli.run_reports import choice_line
 from infinitalk_cli.settings_files import KEYS, VARIABLE_PREFIX, Setting, read_settings
@@ -21,6 +22,9 @@ from infinitalk_cli.weights import find_weights_dir
 COMMANDS = ("talk", "python", "uv", "pip", "sudo", "wsl", "export", "unset")
 """A fix that begins with one of these is a command, any other is advice."""
 
+
+OF_THE_GPU = ("driver", "gpu", "torch build")
+"""Checks that the demo can do without."""
 
 SETTINGS = "settings"
 """The check of files and variables; while it fails no run starts, not even the demo."""
@@ -35,6 +39,18 @@ class Wish:
     weights_dir: Path | None = None
     num_speakers: int = 1
 
+    @property
+    def is_demo(self) -> bool:
+        """Whether the demo's own small weights are judged, not the published ones."""
+        return self.profile is not None and find_profile(self.profile).demo_weights
+
+
+def without_gpu(check: Check) -> Check:
+    """The check as the demo sees it, which computes without a GPU where there is none that works."""
+    if check.ok or check.name not in OF_THE_GPU:
+        return check
+    return replace(check, required=False, detail=f"{check.detail}; the demo runs without", fix="")
+
 
 def judge(wish: Wish) -> tuple[Hardware, RunChoice, list[Check]]:
     """Look at the machine and check what a run needs."""
@@ -44,6 +60,8 @@ def judge(wish: Wish) -> tuple[Hardware, RunChoice, list[Check]]:
     run = with_weights_there(run, folder, num_speakers=wish.num_speakers)
     found = Examination(hardware, read_packages(), run.choice, folder, num_speakers=wish.num_speakers)
     checks = [*wrong_settings, *examine(found)]
+    if wish.is_demo:
+        checks = [without_gpu(check) for check in checks]
     if run.gpu is not None:
         checks.insert(
             next(i for i, check in enumerate(checks, 1) if check.name == "gpu"), check_cuda(hardware, run.gpu)
@@ -81,7 +99,10 @@ def report(run: RunChoice, checks: Sequence[Check]) -> str:
         demo = "what runs here: talk demo"
         if SETTINGS in names:
             demo = "nothing runs here until the settings are right"
-        lines += ["", f"not fit for the published weights: {', '.join(names)}", demo]
+        what = "the published weights"
+        if run.base.demo_weights and run.said.value("profile"):
+            what, demo = "the demo", "talk doctor --profile demo --fix prints what mends it"
+        lines += ["", f"not fit for {what}: {', '.join(names)}", demo]
     return "\n".join(lines)
 
 
@@ -132,11 +153,17 @@ def env_block(hardware: Hardware) -> str:
 
 
 def _said(settings: Mapping[str, Setting]) -> Said:
-    """What was said, without a wish for the demo: the doctor judges the published weights."""
-    return Said({key: said for key, said in settings.items() if (key, said.value) != ("profile", "demo")})
+    """What was said, without a file's or variable's wish for the demo: the doctor judges the published weights."""
+
+    def is_kept(key: str, said: Setting) -> bool:
+        return (key, said.value) != ("profile", "demo") or said.origin.startswith("--")
+
+    return Said({key: said for key, said in settings.items() if is_kept(key, said)})
 
 
 def _next_command(run: RunChoice, checks: Sequence[Check]) -> str:
+    if run.base.demo_weights:
+        return "talk demo"
     weights = next((check for check in checks if check.name == "weights"), None)
     if weights is not None and not weights.ok:
         return weights.fix

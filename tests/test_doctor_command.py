@@ -70,6 +70,26 @@ def test_another_profile_can_be_judged(machine: pytest.MonkeyPatch) -> None:
     assert "FAIL ram" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["no-gpu-laptop", "driver-mismatch", "rtx3060-12gb"])
+def test_the_demo_is_judged_without_what_it_needs_no_gpu_for(machine: pytest.MonkeyPatch, name: str) -> None:
+    result = on(machine, name, "--profile", "demo")
+    assert result.exit_code == 0, result.stdout
+    assert "FAIL" not in result.stdout
+    assert result.stdout.endswith("next: talk demo\n")
+    if name != "rtx3060-12gb":
+        assert "the demo runs without" in result.stdout
+    assert "sudo" not in on(machine, name, "--profile", "demo", "--fix").stdout
+
+
+def test_what_the_demo_needs_too_fails_its_judgement(machine: pytest.MonkeyPatch) -> None:
+    machine.setitem(GOOD, "transformers", None)  # pyright: ignore[reportArgumentType]
+    result = on(machine, "no-gpu-laptop", "--profile", "demo")
+    assert result.exit_code == 3
+    assert "not fit for the demo: transformers" in result.stdout
+    machine.setenv("TALK_PROFILE", "demo")
+    assert "not fit for the published weights" in on(machine, "no-gpu-laptop").stdout
+
+
 def test_env_holds_versions_and_no_paths(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("HF_TOKEN", "secret")
     machine.setenv("TALK_HUB_TOKEN", "secret")
