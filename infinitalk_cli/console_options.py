@@ -83,13 +83,19 @@ def taking(
 
         kept = [field for name, field in whole.items() if name not in HIDDEN and (shown is None or name in shown)]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__name__, run.__doc__ = command.__name__, _flowing(command.__doc__ or "")
         run.__annotations__ = {**get_type_hints(options, include_extras=True), "context": typer.Context}
         signature = inspect.Signature([*kept, context])
         setattr(run, "__signature__", signature)  # noqa: B010  functions have no such declared field
         return run
 
     return wrap
+
+
+def _flowing(text: str) -> str:
+    r"""A docstring with a line to each paragraph, as help breaks lines where they are broken; those of \b stay."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in paragraphs)
 
 
 def _stood_there(context: typer.Context, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,16 @@ def test_help_starts_with_examples_and_fits_80_columns(arguments: list[str], mon
     assert "talk generate --image face.png --audio speech.wav" in result.output
     assert result.output.index("Examples:") < result.output.index("--help  ")
     assert all(len(line.rstrip()) <= 80 for line in result.output.splitlines())
+
+
+def test_paragraphs_of_the_help_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    shown = [line.strip() for line in talk("demo", "--help").output.splitlines()]
+    begun = next(index for index, line in enumerate(shown) if line.startswith("It runs every stage"))
+    paragraph = shown[begun : shown.index("", begun)]
+    for line, following in pairwise(paragraph):
+        assert len(line) + 1 + len(following.split()[0]) > 76, line
 
 
 def test_python_m_starts_the_same_command() -> None:
