@@ -24,8 +24,11 @@ def is_video_file(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_ENDINGS
 
 
-def media_hint(names: Sequence[str]) -> str:
-    """The command that was meant where media stand in place of a job file; "" where they are none."""
+def media_hint(names: Sequence[str], speech: str = "--audio speech.wav") -> str:
+    """The command that was meant where media stand in place of a job file; "" where they are none.
+
+    Args: speech: what to say where none of them is a sound.
+    """
     options = {
         option: next((name for name in names if Path(name).suffix.lower() in endings), None)
         for option, endings in (
@@ -40,5 +43,5 @@ def media_hint(names: Sequence[str]) -> str:
         options["--video"] = None
     elif not options["--video"]:
         options["--image"] = "face.png"
-    options["--audio"] = options["--audio"] or "speech.wav"
-    return " ".join(["talk generate", *(f"{option} {shlex.quote(name)}" for option, name in options.items() if name)])
+    words = [f"{option} {shlex.quote(name)}" for option, name in options.items() if name]
+    return " ".join(["talk generate", *words, *([] if options["--audio"] else [speech])])

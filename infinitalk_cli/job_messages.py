@@ -37,12 +37,17 @@ class Source:
 
     def refusal(self, problems: Sequence[Problem]) -> InputError:
         """The error that tells all of them."""
-        lines = [f"{self.label(field)}: {message}" if field else message for field, message in problems]
+        lines = [self.told(*problem) for problem in problems]
         if len(lines) == 1:
             told = f"{self.name}: {lines[0]}" if self.name else lines[0]
         else:
             told = "\n  ".join([f"{self.name or 'the options'}: {len(lines)} mistakes", *lines])
         return InputError(told, hint=self.hint(problems))
+
+    def told(self, field: str, message: str) -> str:
+        """One mistake with its field, where it has one."""
+        between = " " if message.startswith("is missing") else ": "
+        return f"{self.label(field)}{between}{message}" if field else message
 
     def hint(self, problems: Sequence[Problem]) -> str:
         """What helps against the mistakes: a whole job, one part of it, or nothing that they don't say themselves."""
@@ -105,7 +110,7 @@ def option_label(field: str) -> str:
     own = re.fullmatch(r"speakers\[(\d+)\]\.(\w+)\.?(.*)", field)
     if own:
         return f"--{own[2]} (speaker {int(own[1]) + 1}{' ' if own[3] else ''}{own[3]})"
-    return {"cond_audio": "--audio", "cond_image": "--image", "speakers": "--audio"}.get(
+    return {"cond_audio": "--audio or --text", "cond_image": "--image", "speakers": "--audio"}.get(
         field, "--" + field.replace("_", "-")
     )
 

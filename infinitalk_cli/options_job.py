@@ -66,8 +66,20 @@ def refuse_doubled(options: GenerateOptions) -> None:
     fixed = {"--image": options.image, "--video": options.video, "--audio": options.audio, "--box": options.box}
     fixed |= {"--mask": options.mask, "--turns": options.turns, "--text": options.text}
     if doubled := [option for option, value in fixed.items() if value]:
+        refuse_media(options)
         where = f"the job file {options.input_json}" if options.input_json else "the job"
         raise InputError(f"{', '.join(doubled)}: {where} says that already", hint="give one of them")
+
+
+def refuse_media(options: GenerateOptions) -> None:
+    """Raises: InputError: if a picture, video or sound stands where a job file belongs, beside options of a job."""
+    if options.input_json is None:
+        return
+    named = [path for path in (options.input_json, options.image, options.video, *(options.audio or ())) if path]
+    speech = '--text "..."' if options.text else "--audio speech.wav"
+    if media_hint([str(options.input_json)]):
+        told = f"{options.input_json} is no job file: a picture, video or sound is named by an option"
+        raise InputError(told, hint=media_hint([str(path) for path in named], speech))
 
 
 def with_sound_of(job: Job, options: GenerateOptions) -> GenerateOptions:

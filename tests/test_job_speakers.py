@@ -140,7 +140,7 @@ def test_an_editor_may_be_told_the_schema() -> None:
         ({"audio": "a.wav", "speakers": [{"audio": "b.wav"}]}, "speakers[0].audio: there is one sound for all (audio)"),
         ({"audio": "a.wav", "cond_audio": {"person1": "a.wav"}}, "audio: the file says by cond_audio already who"),
         ({"audio": "a.wav", "bbox": {"person1": [1, 2, 3, 4]}}, "bbox: goes with cond_audio"),
-        ({"image": None, "audio": "a.wav"}, "image: is missing"),
+        ({"image": None, "audio": "a.wav"}, "image is missing"),
         ({"audio": "a.wav", "video": "two.png"}, "video: give a picture or a video, not both"),
         (
             {"audio": "both.wav", "turns": "talk.srt", "speakers": [{"name": "Anna"}, {}]},
@@ -208,7 +208,7 @@ def test_a_hint_helps_against_the_mistake_at_hand(fields: dict[str, Any], hint: 
             "--box (speaker 2): give a box or mask for both",
             "--box",
         ),
-        (JobFlags(image=None), "--image: is missing", "talk generate --image face.png"),
+        (JobFlags(image=None), "--image is missing", "talk generate --image face.png"),
     ],
 )
 def test_options_are_told_as_such(flags: JobFlags, told: str, hint: str) -> None:
