@@ -20,7 +20,7 @@ from infinitalk_cli.job_list import is_list
 from infinitalk_cli.options import GenerateOptions
 from infinitalk_cli.options_job import job_words
 from infinitalk_cli.options_record import record_of, repeating
-from infinitalk_cli.prepare import PreparedRun, prepare_run
+from infinitalk_cli.prepare import PreparedRun, leaving_finished, prepare_run
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request, output_fate
@@ -78,6 +78,7 @@ def generate(options: GenerateOptions) -> None:
         if record := record_of(options):
             options = repeating(options, record)
             console.note(repetition_note(record))
+        options = leaving_finished(options)
         prepared = prepare_run(options)
         if not options.dry_run:
             bind_gpus(prepared)
@@ -115,7 +116,7 @@ def perform(
         show_plan(prepared, console, is_done=is_done)
         return
     if is_done:
-        console.note(f"{request.output} is there already, made by the same job")
+        console.note(f"{request.output} is there already, made by the same job: nothing is left to do")
         console.result(str(request.output), {"output": str(request.output), "skipped": True})
         return
     check_request(request)

@@ -21,7 +21,14 @@ from infinitalk_cli.options_job import read_options_job, with_sound_of
 from infinitalk_cli.options_media import voice_files
 from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
 from infinitalk_cli.profiles import Engine, Profile
-from infinitalk_cli.request import GenerateRequest, check_request, check_shares, parse_lora, usual_color_strength
+from infinitalk_cli.request import (
+    GenerateRequest,
+    check_request,
+    check_shares,
+    is_begun,
+    parse_lora,
+    usual_color_strength,
+)
 from infinitalk_cli.run_choice import (
     RunChoice,
     Said,
@@ -75,6 +82,12 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
     if weights_dir is not None:
         prepared = with_files(prepared, weights_dir, may_lack=options.dry_run)
     return replace(prepared, request=with_loras_counted(prepared.request))
+
+
+def leaving_finished(options: GenerateOptions) -> GenerateOptions:
+    """The options; where --resume finds a finished video and no pieces, as with --skip-existing."""
+    is_finished = options.output.is_file() and not is_begun(options.output)
+    return replace(options, skip_existing=True) if options.resume and is_finished and not options.overwrite else options
 
 
 def request_of(options: GenerateOptions, job: Job, run: RunChoice, weights_dir: Path | None) -> GenerateRequest:

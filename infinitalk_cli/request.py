@@ -240,13 +240,22 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"the output folder {folder} is not writable"
 
 
+def is_begun(output: Path) -> bool:
+    """Whether finished pieces of an earlier run are beside an output."""
+    return holds_pieces(part_folder_of(output))
+
+
 def _taken_places(request: GenerateRequest) -> Iterator[str]:
     """What is at the places that the run writes to and stays unless the user says otherwise."""
     output, folder, inputs = request.output, part_folder_of(request.output), run_files(request)
+    begun = is_begun(output)
     for path, what in ((output, ""), *((path, ", where the spoken text is kept,") for path in kept_speech(request))):
         if path.is_file() and not any(path.samefile(other) for other in inputs):
-            yield f"{path}{what} is already there: --overwrite replaces it, -o names another"
-    if holds_pieces(folder) and not request.resume:
+            nothing = (
+                ", and no begun run of it to go on with" if request.resume and path == output and not begun else ""
+            )
+            yield f"{path}{what} is already there{nothing}: --overwrite replaces it, -o names another"
+    if begun and not request.resume:
         yield (
             f"{folder} holds finished pieces of an earlier run: --resume goes on from there, --overwrite drops them "
             f"and starts anew"
@@ -263,7 +272,7 @@ def output_fate(request: GenerateRequest, *, is_done: bool = False) -> tuple[Fat
         return "skipped", f"note: {request.output} is there already, made by the same job: it would be left out"
     if taken and not request.overwrite:
         return "refused", "\n  ".join(["note: the run would be refused:", *taken])
-    if holds_pieces(part_folder_of(request.output)) and request.resume:
+    if is_begun(request.output) and request.resume:
         return "resumed", f"note: --resume would go on behind what is in {part_folder_of(request.output)}"
     if taken:
         return "replaced", f"note: --overwrite would replace what is there: {request.output}"

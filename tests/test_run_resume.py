@@ -93,6 +93,13 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
     assert frames_of(output) == frames_of(whole)
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in output.parent.iterdir()) == ["talk.json", "talk.mp4"]
+    finished = talk(speech, output, "--resume")
+    assert (finished.exit_code, finished.stdout) == (0, f"{output}\n")
+    assert "made by the same job: nothing is left to do" in finished.stderr
+    of_another = talk(speech, output, "--resume", "--seed", "7")
+    assert of_another.exit_code == 2
+    assert "talk.mp4 is already there, and no begun run of it to go on with" in of_another.stderr
+    assert output.read_bytes() == whole.read_bytes()
     drift = [json.loads(path.with_suffix(".json").read_text())["chunks"] for path in (whole, output)]
     assert drift[0] == drift[1]
     assert [chunk["start"] for chunk in drift[0]] == [0, 12, 24, 36]
