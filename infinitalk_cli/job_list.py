@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job, job_of_fields
-from infinitalk_cli.job_file import parse_job, parse_json, read_text
+from infinitalk_cli.job_file import EXAMPLE_JOB, parse_job, parse_json, read_text
 from infinitalk_cli.job_record import is_record
 
 STDIN = "-"
@@ -50,7 +50,7 @@ def is_list(words: Sequence[str]) -> bool:
     if words[0] == STDIN or path.suffix.lower() in LINES or is_pattern(words[0]):
         return True
     try:
-        return path.suffix.lower() == ".json" and read_text(path).lstrip().startswith("[")
+        return is_json(words[0]) and read_text(path).lstrip().startswith("[")
     except InputError:
         return False  # to be told as for any job file
 
@@ -71,13 +71,19 @@ def list_jobs(words: Sequence[str]) -> list[ListedJob]:
                 continue
             jobs = list(_jobs_of(path))
             if not jobs:
-                raise InputError(f"{'stdin' if path == STDIN else path} holds no job", hint="one JSON object in a line")
+                whole = f"a list of jobs: [{EXAMPLE_JOB}]" if is_json(path) else "one JSON object in a line"
+                raise InputError(f"{'stdin' if path == STDIN else path} holds no job", hint=whole)
             found += jobs
     if records and not found:
         raise InputError(
             f"{', '.join(records)}: records of videos, no jobs", hint=f"one at a time: talk generate {records[0]}"
         )
     return found
+
+
+def is_json(word: str) -> bool:
+    """Whether a file is named as one JSON document, not one in each line."""
+    return Path(word).suffix.lower() == ".json"
 
 
 def is_pattern(word: str) -> bool:

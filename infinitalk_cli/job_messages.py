@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from infinitalk_cli.dialogue import MAX_SPEAKERS
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 
 Problem = tuple[str, str]
 """The dotted path of a field, "" for none, and what is wrong with it."""
+
+NO_SPEECH = "audio or text"
+"""In place of a field, where neither is there."""
 
 STRUCTURAL = ("is missing", "unknown field", "nobody speaks", "must be an object", "give a picture")
 """How messages begin that a whole job answers best."""
@@ -61,7 +63,7 @@ class Source:
 
 def problem_of(detail: ErrorDetails) -> Problem:
     """One finding of pydantic as (dotted path, message) in our words."""
-    from infinitalk_cli.job_schema import known_fields
+    from infinitalk_cli.job_schema import known_fields, meant_field
     from infinitalk_cli.job_values import kind_of, shown
 
     *parents, name = dotted(detail["loc"])
@@ -71,9 +73,9 @@ def problem_of(detail: ErrorDetails) -> Problem:
         case "extra_forbidden" if parents == ["cond_audio"] or (parents == ["bbox"] and name.startswith("person")):
             return field, f"more than {MAX_SPEAKERS} speakers are not possible: person1 and person2"
         case "extra_forbidden":
-            known = known_fields(".".join(parents))
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            return field, "unknown field; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+            place = ".".join(parents)
+            near, known = meant_field(name, place), ", ".join(known_fields(place))
+            return field, "unknown field; " + (f"did you mean {near!r}?" if near else f"known: {known}")
         case "missing":
             return field, "is missing"
         case "string_type":
@@ -110,9 +112,7 @@ def option_label(field: str) -> str:
     own = re.fullmatch(r"speakers\[(\d+)\]\.(\w+)\.?(.*)", field)
     if own:
         return f"--{own[2]} (speaker {int(own[1]) + 1}{' ' if own[3] else ''}{own[3]})"
-    return {"cond_audio": "--audio or --text", "cond_image": "--image", "speakers": "--audio"}.get(
-        field, "--" + field.replace("_", "-")
-    )
+    return {NO_SPEECH: "--audio or --text", "speakers": "--audio"}.get(field, "--" + field.replace("_", "-"))
 
 
 OPTIONS = Source(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, StrictBool, model_validator
@@ -17,6 +18,7 @@ from pydantic_core import CoreSchema
 
 from infinitalk_cli.dialogue import MAX_SPEAKERS, TAG, parse_dialogue
 from infinitalk_cli.job import DEFAULT_PROMPT
+from infinitalk_cli.job_messages import NO_SPEECH
 from infinitalk_cli.job_sound import SoundSaid
 from infinitalk_cli.job_values import (
     SILENT,
@@ -41,6 +43,9 @@ BOX_SIDES = ("top", "left", "bottom", "right")
 
 SIDES_AS_SEEN = ("left", "top", "right", "bottom")
 """The order of a box of four numbers in `speakers`, and of --box."""
+
+OWN_SPEECH, REFERENCE_SPEECH = ("speakers", "audio", "turns", "text"), ("cond_audio", "tts_audio")
+"""What says who speaks, in a job of our form and in one of the reference programs'."""
 
 PICTURE_FIELDS = ("image", "video", "cond_image", "cond_video")
 
@@ -215,15 +220,26 @@ def known_fields(parent: str) -> tuple[str, ...]:
     return tuple(sorted(names, key=SoundForm.model_fields.__contains__))
 
 
+def meant_field(name: str, parent: str = "") -> str | None:
+    """The field of the object at `parent` that an unknown one is nearest to, if it is near."""
+    near = get_close_matches(name, known_fields(parent), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _misspelt(raw: Mapping[str, Any], parent: str = "") -> set[str | None]:
+    """The fields that unknown ones mean: these are wrong, not missing."""
+    return {meant_field(str(name), parent) for name in raw if name not in (*known_fields(parent), "$schema")}
+
+
 def relation_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong between fields, as (dotted path, message): each field may be good by itself."""
+    meant = _misspelt(raw)
     pictures = [name for name in PICTURE_FIELDS if raw.get(name) is not None]
-    if not pictures:
-        name = "image" if any(raw.get(name) is not None for name in ("speakers", "audio", "turns")) else "cond_image"
-        yield name, "is missing: the picture (or a video) of the speaker"
+    if not pictures and not meant.intersection(PICTURE_FIELDS):
+        yield "cond_image" if _is_of_reference(raw) else "image", "is missing: the picture (or a video) of the speaker"
     elif len(pictures) > 1:
         yield pictures[1], "give a picture or a video, not both"
-    theirs = next((name for name in ("cond_audio", "tts_audio") if raw.get(name) is not None), None)
+    theirs = next((name for name in REFERENCE_SPEECH if raw.get(name) is not None), None)
     if theirs is not None:
         for name in ("speakers", "audio", "turns", "text", "tts_audio"):
             if raw.get(name) is not None and name != theirs:
@@ -232,10 +248,18 @@ def relation_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     if raw.get("bbox") is not None:
         yield "bbox", "goes with cond_audio; here a box stands in speakers"
-    if all(raw.get(name) is None for name in ("speakers", "audio", "turns", "text")):
-        yield "cond_audio", "is missing: the recorded speech (or a text to speak)"
+    if all(raw.get(name) is None for name in OWN_SPEECH) and not meant.intersection((*OWN_SPEECH, *REFERENCE_SPEECH)):
+        yield (
+            "cond_audio" if _is_of_reference(raw) else NO_SPEECH,
+            "is missing: the recorded speech (or a text to speak)",
+        )
     yield from _speaker_problems(raw)
     yield from _text_problems(raw)
+
+
+def _is_of_reference(raw: Mapping[str, Any]) -> bool:
+    """Whether a job is written as the reference programs write theirs."""
+    return any(str(name).startswith(("cond_", "tts_")) or name == "bbox" for name in raw)
 
 
 def _person_problems(sounds: object, boxes: object) -> Iterator[tuple[str, str]]:
@@ -262,7 +286,12 @@ def _speaker_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     whole, has_turns = raw.get("audio") is not None, raw.get("turns") is not None
     for number, speaker in enumerate(speakers):
         yield from ((f"speakers[{number}].{name}", told) for name, told in _problems_of_one(speaker, whole, has_turns))
-    sounds = [speaker.get("audio") not in (SILENT, None) or speaker.get("text") for speaker in speakers]
+    sounds = [
+        speaker.get("audio") not in (SILENT, None)
+        or speaker.get("text")
+        or _misspelt(speaker, "speakers").intersection(("audio", "text"))
+        for speaker in speakers
+    ]
     if given is not None and not (any(sounds) or whole or has_turns or raw.get("text") is not None):
         yield "speakers", "nobody speaks: every speaker is silent"
     if whole and len(speakers) > 1 and not has_turns:

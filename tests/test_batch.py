@@ -47,6 +47,7 @@ def test_jobs_come_from_stdin_and_answers_are_objects(desk: Path, engine: Engine
 
 def test_names_of_videos_are_filled_in(desk: Path, engine: Engine) -> None:
     (desk / "two.jsonl").write_text(lines(JOB, JOB))
+    (desk / "empty.json").write_text("[]")
     result = generate("two.jsonl", "-o", "out/{index:02}-{stem}-{seed}-{profile}.mp4", "--seed", "7", "-q")
     assert result.stdout.split() == ["out/01-two-1-7-demo.mp4", "out/02-two-2-7-demo.mp4"]
     assert fill_name("{{a}}", {}) == "{a}"
@@ -61,12 +62,14 @@ def test_names_of_videos_are_filled_in(desk: Path, engine: Engine) -> None:
         (["two.jsonl", "-o", "{stem"], "can't be filled in"),
         (["two.jsonl", "-o", "{seed:%}.mp4", "--box", "1,2,3,4"], "--box: the job file two.jsonl says that already"),
         (["nothing-*.json", "job.json"], "no file has a name like 'nothing-*.json'"),
-        (["empty.jsonl"], "empty.jsonl holds no job"),
+        (["empty.jsonl"], "empty.jsonl holds no job\nhint: one JSON object in a line"),
+        (["empty.json"], 'empty.json holds no job\nhint: a list of jobs: [{"prompt"'),
         (["face.png", "a.wav"], "pictures and sounds are named by options"),
     ],
 )
 def test_a_list_that_can_t_be_meant_is_refused(desk: Path, engine: Engine, arguments: list[str], told: str) -> None:
     (desk / "two.jsonl").write_text(lines(JOB, JOB))
+    (desk / "empty.json").write_text("[]")
     (desk / "empty.jsonl").write_text("\n\n")
     result = generate(*arguments)
     assert (result.exit_code, engine.requests) == (2, [])

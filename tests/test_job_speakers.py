@@ -182,6 +182,21 @@ def test_mistake_in_one_field(fields: dict[str, Any], told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"audo": "a.wav"}, "job.json: audo: unknown field; did you mean 'audio'?"),
+        ({"imag": "two.png", "image": None, "audio": "a.wav"}, "job.json: imag: unknown field; did you mean 'image'?"),
+        ({"speekers": [{"audio": "a.wav"}]}, "job.json: speekers: unknown field; did you mean 'speakers'?"),
+        ({"speakers": [{"audo": "a.wav"}]}, "job.json: speakers[0].audo: unknown field; did you mean 'audio'?"),
+        ({"$schema": "job.schema.json"}, "job.json: audio or text is missing: the recorded speech"),
+    ],
+)
+def test_a_misspelt_field_is_the_only_mistake(fields: dict[str, Any], told: str) -> None:
+    assert refusal(**fields).startswith(told)
+    assert "mistakes" not in refusal(**fields)
+
+
+@pytest.mark.parametrize(
     ("fields", "hint"),
     [
         ({"speakers": [{"audio": "a.wav", "box": [1, 2, 3]}]}, '"box": [120, 80, 360, 420]'),
