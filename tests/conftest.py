@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,15 @@ from tests.hub_tree import fill, use_hub
 from tests.media.made import noise, write_sound, write_wav
 from tests.stand_in import Engine
 from training.random_tree import ensure_random_weights
+
+
+def pytest_configure() -> None:
+    """Shells start what runs in the background with Ctrl-C ignored, `nohup` with hang-ups ignored: tests send both."""
+    defaults = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    for name, handler in defaults.items():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
