@@ -31,7 +31,7 @@ from infinitalk_cli.footprint import SMALL_TILE, TILE
 from infinitalk_cli.measure import REAL_VAE, TINY_VAE, Stopwatch, VaeSetting, Workload, drain, smooth_frames
 from infinitalk_cli.media.image import plan_crop, read_image, to_frames
 from infinitalk_cli.memory.allocator import use_growing_segments
-from infinitalk_cli.memory.loading import open_tensors
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_tiling import Tiling
 from infinitalk_cli.networks import make_vae

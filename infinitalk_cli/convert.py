@@ -28,9 +28,10 @@ from infinitalk_cli import compact
 from infinitalk_cli.compact import Form, Source, describe_source, header_metadata
 from infinitalk_cli.errors import DoesNotFitError
 from infinitalk_cli.memory.keymaps import transformer_tensors
-from infinitalk_cli.memory.loading import TensorRef, check_fit, merge_tensors, open_tensors
+from infinitalk_cli.memory.loading import check_fit
 from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport, plan_loras
 from infinitalk_cli.memory.quant import quantize_rows, swap_quantized_linears
+from infinitalk_cli.memory.tensor_files import TensorRef, merge_tensors, open_tensors
 from infinitalk_cli.memory.writing import SafetensorsWriter, TensorToWrite
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT

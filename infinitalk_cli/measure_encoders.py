@@ -21,7 +21,8 @@ from tokenizers.models import WordLevel
 from torch import nn
 
 from infinitalk_cli.measure import Measured, PassSetting, Stopwatch, Workload, measure_pass
-from infinitalk_cli.memory.loading import TensorRef, load_into, open_tensors
+from infinitalk_cli.memory.loading import load_into
+from infinitalk_cli.memory.tensor_files import TensorRef, open_tensors
 from infinitalk_cli.models.audio_encoder import AudioEncoder
 from infinitalk_cli.models.encoder_config import AudioEncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from infinitalk_cli.models.image_encoder import ImageEncoder

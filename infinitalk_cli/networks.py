@@ -24,11 +24,12 @@ from infinitalk_cli.memory.keymaps import (
     text_encoder_tensors,
     transformer_tensors,
 )
-from infinitalk_cli.memory.loading import TensorRef, load_into, merge_tensors, open_tensors
+from infinitalk_cli.memory.loading import load_into
 from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport, merge_loras, plan_loras
 from infinitalk_cli.memory.lora_beside import put_beside
 from infinitalk_cli.memory.quant import keep_exact, quantize_on_load, swap_quantized_linears
 from infinitalk_cli.memory.repackaged import published_image_encoder, published_text_encoder, published_vae
+from infinitalk_cli.memory.tensor_files import TensorRef, merge_tensors, open_tensors
 from infinitalk_cli.models.audio_encoder import AudioEncoder
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT

@@ -15,10 +15,10 @@ import psutil
 import torch
 
 from infinitalk_cli.hardware_memory import read_ram
-from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.lora import LateLoras, LoraPlan
 from infinitalk_cli.memory.offload import BlockFiles, BlockOffloader
 from infinitalk_cli.memory.stored import stored_parts
+from infinitalk_cli.memory.tensor_files import TensorRef
 from infinitalk_cli.models.dit import DiT
 
 

@@ -32,10 +32,10 @@ from infinitalk_cli.footprint import (
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.memory.ladder import Ladder, release_gpu_memory
-from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
 from infinitalk_cli.memory.residency import Residency
+from infinitalk_cli.memory.tensor_files import TensorRef
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.dit_layers import Block

@@ -19,8 +19,8 @@ from torch import nn
 
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory.keymaps import transformer_tensors
-from infinitalk_cli.memory.loading import SAFETENSORS_DTYPES, TensorRef, merge_tensors
 from infinitalk_cli.memory.quant import QuantizedLinear
+from infinitalk_cli.memory.tensor_files import SAFETENSORS_DTYPES, TensorRef, merge_tensors
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.models.encoder_config import AudioEncoderConfig

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from infinitalk_cli import repackaged
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.main import app
-from infinitalk_cli.memory.loading import open_tensors
 from infinitalk_cli.memory.quant import quantize_rows
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.networks import build_image_encoder, build_text_encoder, build_vae, make_image_encoder
 from infinitalk_cli.repackaged import KNOWN_NAMES, Kind, kind_of
 from infinitalk_cli.weights import BASE, Quant, WeightFiles, all_paths, locate

@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.quant import SCALED_FP8_MARKER
+from infinitalk_cli.memory.tensor_files import TensorRef
 
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory.keymaps import has_diffusers_names, original_name
-from infinitalk_cli.memory.loading import TensorRef, open_tensors
 from infinitalk_cli.memory.quant import QuantizedLinear
+from infinitalk_cli.memory.tensor_files import TensorRef, open_tensors
 
 DOTTED_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.")
 UNDERSCORE_PREFIXES = ("lora_unet__", "lora_unet_")

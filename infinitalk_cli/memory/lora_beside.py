@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.lora import LoraPlan, LowRank
 from infinitalk_cli.memory.quant import QuantizedLinear
+from infinitalk_cli.memory.tensor_files import TensorRef
 
 DOWN, UP = "side_down", "side_up"
 """The matrices' names in their layer."""

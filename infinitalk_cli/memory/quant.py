@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.quant_matmul import matmul
+from infinitalk_cli.memory.tensor_files import TensorRef
 
 FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2})
 EIGHT_BIT_DTYPES = FLOAT8_DTYPES | {torch.int8}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from infinitalk_cli.memory.keymaps import IMAGE_LAYER, IMAGE_OUTER, TEXT_BLOCK, TEXT_OUTER, replace_start
-from infinitalk_cli.memory.loading import TensorRef
+from infinitalk_cli.memory.tensor_files import TensorRef
 
 TEXT_UNUSED = ("encoder.embed_tokens.weight", "spiece_model")
 """A second name of the token table, and the tokenizer that ComfyUI packs into its file."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import nn
 
-from infinitalk_cli.memory.loading import TensorRef
 from infinitalk_cli.memory.read_ahead import FileState, StoredPart
+from infinitalk_cli.memory.tensor_files import TensorRef
 
 LEAST_PART_BYTES = 2**20
 """Smaller tensors are not worth a reading of their own."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from infinitalk_cli.memory.loading import SAFETENSORS_DTYPES
+from infinitalk_cli.memory.tensor_files import SAFETENSORS_DTYPES
 
 READ_BYTES = 4 * 2**20
 HEADER_ALIGNMENT = 8

@@ -1,4 +1,4 @@
-"""Tensor references without files, for tests of what is done with names and shapes."""
+"""Tensor references without files, for tests of what is done with names and shapes; and small files of tensors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from infinitalk_cli.memory.loading import TensorRef
+from infinitalk_cli.memory.tensor_files import TensorRef
 
 NOWHERE = Path("nowhere.safetensors")
 
@@ -30,3 +31,12 @@ def unreadable(name: str, shape: Sequence[int], dtype: torch.dtype = torch.float
         raise AssertionError(f"{name} was read")
 
     return TensorRef(name, tuple(shape), dtype, NOWHERE, read)
+
+
+def save(path: Path, tensors: dict[str, Tensor]) -> Path:
+    """A file of these tensors, in the form that its ending names."""
+    if path.suffix == ".pth":
+        torch.save(tensors, path)
+    else:
+        save_file(tensors, path)
+    return path

@@ -15,7 +15,7 @@ from infinitalk_cli.memory.keymaps import (
     text_encoder_tensors,
     transformer_tensors,
 )
-from infinitalk_cli.memory.loading import TensorRef
+from infinitalk_cli.memory.tensor_files import TensorRef
 from tests.memory.refs import ref_of, unreadable
 
 DIFFUSERS_NAMES = {

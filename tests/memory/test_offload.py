@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from infinitalk_cli.memory import carrying, packed
-from infinitalk_cli.memory.loading import TensorRef, load_into, open_tensors
+from infinitalk_cli.memory.loading import load_into
 from infinitalk_cli.memory.offload import (
     BlockOffloader,
     StreamedStage,
@@ -20,6 +20,7 @@ from infinitalk_cli.memory.offload import (
 )
 from infinitalk_cli.memory.packed import page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear
+from infinitalk_cli.memory.tensor_files import TensorRef, open_tensors
 
 WIDTH, NUM_BLOCKS = 64, 7
 

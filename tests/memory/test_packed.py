@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infinitalk_cli.memory import packed
-from infinitalk_cli.memory.loading import TensorRef, load_into, open_tensors
+from infinitalk_cli.memory.loading import load_into
 from infinitalk_cli.memory.lora import Lora, merge_loras, plan_loras
 from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.packed import PackedBlock, PageLocks, page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
+from infinitalk_cli.memory.tensor_files import TensorRef, open_tensors
 from tests.memory.refs import NOWHERE, refs_of
 
 WIDTH, NUM_BLOCKS = 24, 5

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.memory import reading
-from infinitalk_cli.memory.loading import load_into, open_tensors
+from infinitalk_cli.memory.loading import load_into
 from infinitalk_cli.memory.reading import FileSpan, Filling, fill, large_pages
+from infinitalk_cli.memory.tensor_files import open_tensors
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

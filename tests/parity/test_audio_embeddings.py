@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from infinitalk_cli.media.speech import prepare_speech
-from infinitalk_cli.memory.loading import open_tensors
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.audio_encoder import SAMPLE_RATE, VARIANCE_FLOOR, AudioEncoder, num_audio_frames
 from infinitalk_cli.models.encoder_config import AudioEncoderConfig
 from infinitalk_cli.networks import make_audio_encoder

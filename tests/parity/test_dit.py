@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from infinitalk_cli.memory.loading import open_tensors
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.audio_attention import EmptyMask, SpeakerMasks
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT

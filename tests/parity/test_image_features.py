@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from infinitalk_cli.memory.loading import open_tensors
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.image_encoder import ImageEncoder, prepare_pixels
 from infinitalk_cli.networks import make_image_encoder
 from tests.parity.conftest import TinyTree

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from infinitalk_cli.memory.loading import open_tensors
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.networks import make_text_encoder
 from tests.parity.conftest import TinyTree
 from tests.parity.dit_pass import load_dit, velocity

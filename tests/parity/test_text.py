@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from infinitalk_cli.memory.loading import open_tensors
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.encoder_config import TextEncoderConfig
 from infinitalk_cli.models.text_encoder import TextEncoder, clean_prompt
 from infinitalk_cli.networks import make_text_encoder

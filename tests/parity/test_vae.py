@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from infinitalk_cli.memory.loading import open_tensors
+from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.vae import LATENT_MEAN, LATENT_STD, VideoVAE
 from infinitalk_cli.networks import make_vae
 from tests.parity.conftest import TinyTree
