@@ -44,13 +44,14 @@ from infinitalk_cli.footprint import (
     vram_bytes,
     working_bytes,
 )
+from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.ladder import release_gpu_memory
 from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import Profile, find_profile
 from infinitalk_cli.request import GenerateRequest
-from infinitalk_cli.run_networks import GpuRoom, PlacedNetworks, build_networks, with_ladder
+from infinitalk_cli.run_networks import PlacedNetworks, build_networks, with_ladder
 from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import generate_chunks

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from infinitalk_cli.errors import DoesNotFitError, InputError, TalkError
-from infinitalk_cli.progress import OnProgress
+from infinitalk_cli.progress import OnNote, OnProgress
 from infinitalk_cli.weights import BASE, WeightFiles
 from infinitalk_cli.weights_record import Record, locked
 
@@ -26,8 +26,6 @@ Part = Literal["image", "transformer", "text"]
 
 MARGIN_BYTES = 10 * 10**9
 """Left free by the large files, which save loading time but no room until their sources go."""
-
-OnNote = Callable[[str], None]
 
 
 def pays(files: WeightFiles, free_bytes: int) -> tuple[Part, ...]:

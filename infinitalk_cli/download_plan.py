@@ -8,7 +8,7 @@ run a matter of milliseconds. Only repositories of files that are not known are 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,14 +19,13 @@ from infinitalk_cli.file_headers import header_problem
 from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
 from infinitalk_cli.manifest import HubFile, Need, Purpose
 from infinitalk_cli.part_file import part_path
+from infinitalk_cli.progress import OnNote
 from infinitalk_cli.published import published_size
 from infinitalk_cli.repackaged import Kind, find_repackaged
 from infinitalk_cli.weights import COMPACT_FORMS, Quant, repackaged_transformer
 from infinitalk_cli.weights_record import Entry, Record
 
 State = Literal["have", "check", "link", "need"]
-
-OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)

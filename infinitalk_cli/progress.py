@@ -1,4 +1,4 @@
-"""How far a run is: the one value that passes from the engine to whoever shows it.
+"""How far a run is: the one value that passes from the engine to whoever shows it, beside a note now and then.
 
 The engine calls `on_progress(Progress(...))`; the console draws it, a script or a test records it. Every value stands
 alone, so that a viewer may drop as many as it likes. Nothing of ours is imported here, nor anything heavy.
@@ -36,6 +36,8 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnNote = Callable[[str], None]
+"""Told, in a line, of something that a user should know and that is no error."""
 
 
 def ignore_progress(progress: Progress) -> None:

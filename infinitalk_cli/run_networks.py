@@ -7,53 +7,32 @@ random numbers and the frames of the chunk before are the same, and so is the vi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from typing import cast
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from infinitalk_cli.errors import OutOfGpuMemoryError
-from infinitalk_cli.footprint import (
-    CONTEXT_BYTES,
-    JobShape,
-    Rung,
-    Stage,
-    decoding_bytes,
-    first_rung,
-    lower_rung,
-    most_in_ram,
-    vram_bytes,
-    working_bytes,
-)
+from infinitalk_cli.footprint import JobShape, Rung, Stage, lower_rung
+from infinitalk_cli.gpu_room import GpuRoom, free_gpu_bytes
 from infinitalk_cli.media.color import match_color
-from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.memory.ladder import Ladder, release_gpu_memory
-from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport
-from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
+from infinitalk_cli.memory.lora import Lora
 from infinitalk_cli.memory.residency import Residency
-from infinitalk_cli.memory.tensor_files import TensorRef
-from infinitalk_cli.models.config import DiTConfig
-from infinitalk_cli.models.dit import DiT
-from infinitalk_cli.models.dit_layers import Block
 from infinitalk_cli.models.image_encoder import ImageEncoder
-from infinitalk_cli.models.tokens import Portions
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_tiling import Tiling
-from infinitalk_cli.networks import build_dit, build_image_encoder, import_library, read_dit_sizes
-from infinitalk_cli.profile_choice import shape_of
-from infinitalk_cli.profiles import Profile
+from infinitalk_cli.networks import build_image_encoder, import_library, read_dit_sizes
+from infinitalk_cli.progress import OnNote
 from infinitalk_cli.request import GenerateRequest
-from infinitalk_cli.run_blocks import BlockSource, placement_notes, usable_ram_bytes
+from infinitalk_cli.run_blocks import placement_notes, usable_ram_bytes
+from infinitalk_cli.run_dtypes import compute_dtype, half_on_gpu
+from infinitalk_cli.run_transformer import PlacedTransformer, place_transformer
 from infinitalk_cli.run_vae import load_vae, vae_dtype_of
-from infinitalk_cli.rung_store import store_rung, stored_rung
 from infinitalk_cli.sampling.stream import MadeChunk, Networks
 from infinitalk_cli.weights import WeightFiles
-
-OnNote = Callable[[str], None]
 
 
 def load_networks(
@@ -143,93 +122,6 @@ def with_ladder(placed: PlacedNetworks, room: GpuRoom, rung: Rung, on_note: OnNo
     )
 
 
-@dataclass(frozen=True)
-class GpuRoom:
-    """A GPU with its free memory, and what is to be done in it. `ram_bytes`: beside it, None for all that is needed."""
-
-    device: torch.device
-    profile: Profile
-    shape: JobShape
-    sizes: DiTConfig
-    free_bytes: int
-    ram_bytes: int | None = None
-
-    def start(self) -> Rung:
-        """The rung to start on: by arithmetic, or below, where a run like this one ended."""
-        rung = first_rung(self.profile, self.shape, self.free_bytes, self.sizes)
-        known = stored_rung(self._gpu, self.shape, self.profile, self.free_bytes)
-        return rung if known is None else rung.and_not_above(known)
-
-    def remember(self, rung: Rung) -> None:
-        """Start here the next time."""
-        store_rung(self._gpu, self.shape, self.profile, rung, self.free_bytes)
-
-    def refuse(self, said: str) -> OutOfGpuMemoryError:
-        """What to tell the user when the last rung has failed. `said`: by the library."""
-        lowest = Rung(0)
-        while (lower := lower_rung(lowest, self.sizes.num_layers, "transformer")) is not None:
-            lowest = lower
-        while (lower := lower_rung(lowest, self.sizes.num_layers, "vae")) is not None:
-            lowest = lower
-        need = vram_bytes(self.shape, self.profile, lowest, self.sizes) / 1e9
-        size = f"{self.shape.width}x{self.shape.height}, {self.profile.chunk_frames} frames at a time"
-        return OutOfGpuMemoryError(
-            f"the GPU has too little memory: {said}",
-            hint=f"{size} take about {need:.1f} GB at the least, {self.free_bytes / 1e9:.1f} GB were free at the start"
-            "; what takes less: --quant fp8 or int8, --size 480, fewer --frames; or close other GPU programs",
-        )
-
-    def most_in_ram(self, rung: Rung) -> int | None:
-        """How many streamed blocks RAM has room for, None for all."""
-        return (
-            None if self.ram_bytes is None else most_in_ram(self.profile, rung.num_resident, self.ram_bytes, self.sizes)
-        )
-
-    def spare_bytes(self, rung: Rung) -> int:
-        """What passes may take beyond what they need: decoding will take as much afterwards."""
-        return decoding_bytes(self.shape, rung) - working_bytes(self.shape, self.profile, rung, self.sizes)
-
-    @property
-    def _gpu(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-
-
-@dataclass
-class PlacedTransformer:
-    """The video transformer, and where it is. `offloader`: if blocks are streamed, perhaps from the first on.
-
-    `source`: where blocks are found that leave the GPU. `spare_bytes`: for what need not be made again in every step,
-    by the rung. Nothing by default.
-    """
-
-    dit: DiT
-    device: torch.device
-    source: BlockSource
-    spare_bytes: Callable[[Rung], int] = lambda _: 0
-    offloader: BlockOffloader | None = None
-    _steady_bytes: int = field(default=0, init=False)
-
-    def take(self, rung: Rung) -> None:
-        """Share out the GPU as the rung says. Weights leave it where they have to; none come back, none are read."""
-        self.dit.portions = Portions(rung.ffn_tokens, rung.attention_tokens)
-        self._steady_bytes = self.spare_bytes(rung)
-        if self.offloader is not None:
-            self.offloader.keep(rung.num_resident)
-        elif rung.num_resident < len(self.dit.blocks):
-            self.offloader = self.source.offloader(rung.num_resident)
-
-    @contextmanager
-    def on_stage(self) -> Generator[None]:
-        """Have it on the device inside the `with`, its streamed blocks on their way."""
-        if self.offloader is None:
-            stage = Residency(self.device, keep=True).on_stage(self.dit)
-        else:
-            stage = StreamedStage(self.dit, self.offloader).running()
-        steady = steady_keys_values(self.dit)
-        with stage, kept_keys_values(steady, self._steady_bytes) if self._steady_bytes > 0 else nullcontext():
-            yield
-
-
 @dataclass
 class PlacedNetworks:
     """The networks, and where they are. `stage`: the last that began."""
@@ -256,76 +148,6 @@ class PlacedNetworks:
         stays = self.transformer.offloader is None
         with self.transformer.on_stage() if is_dit else Residency(self.device, keep=stays).on_stage(module):
             yield
-
-
-def load_transformer(
-    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device
-) -> PlacedTransformer:
-    """The video transformer alone, placed for the largest picture of the request's size."""
-    dtype = compute_dtype(request, device)
-    beside = request.profile.lora_mode == "beside"
-    if device.type != "cuda":
-        return place_transformer(files, loras, device, dtype, beside=beside)
-    profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
-    rung = GpuRoom(device, profile, shape_of(profile), read_dit_sizes(files), free_gpu_bytes(device)).start()
-    placed = place_transformer(files, loras, device, dtype, beside=beside, num_resident=rung.num_resident)
-    placed.take(rung)
-    return placed
-
-
-def place_transformer(
-    files: WeightFiles,
-    loras: Sequence[Lora],
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    beside: bool = False,
-    num_resident: int | None = None,
-    most_in_ram: int | None = None,
-    on_note: OnNote = lambda _: None,
-) -> PlacedTransformer:
-    """The video transformer, read to where it is to be: streamed blocks to their place in RAM, all else to the device.
-
-    Args: beside: keep LoRAs beside the weights. num_resident: blocks that stay on the device, None for all of them.
-        most_in_ram: of the others those that RAM has room for, None for all; what is beyond stays in its files, if
-        that can be.
-    """
-    if beside and not loras:
-        on_note("note: this run adds no LoRA to the weights, so --lora-mode beside has no effect")
-    sources, offloaders = list[BlockSource](), list[BlockOffloader]()
-
-    def stream(dit: DiT, refs: Mapping[str, TensorRef], plan: LoraPlan) -> Collection[str]:
-        source = BlockSource.of(dit, device, refs, plan, most_in_ram)
-        sources.append(source)
-        if num_resident is None or num_resident >= len(source.dit.blocks):
-            return ()
-        offloaders.append(source.offloader(num_resident))
-        return source.left_in_files(offloaders[0])
-
-    dit = build_dit(
-        files,
-        dtype=dtype,
-        device=device,
-        loras=loras,
-        beside=beside,
-        on_lora=lambda found: on_note(lora_note(found, beside=beside)),
-        place=stream,
-    )
-    return PlacedTransformer(dit, device, sources[0], offloader=next(iter(offloaders), None))
-
-
-def steady_keys_values(dit: DiT) -> list[tuple[nn.Module, str]]:
-    """The methods that make a block's keys and values of text, picture and speech."""
-    blocks = cast("list[Block]", list(dit.blocks))
-    return [
-        method
-        for block in blocks
-        for method in (
-            (block.cross_attn, "text_keys_values"),
-            (block.cross_attn, "image_keys_values"),
-            (block.audio_cross_attn, "keys_values"),
-        )
-    ]
 
 
 def build_networks(
@@ -368,34 +190,3 @@ def build_others(
     """The video VAE and the image encoder for a device, put in `home`; what the audio encoder is made of, imported."""
     import_library()
     return load_vae(files, device, home, vae_dtype), build_image_encoder(files, dtype=half_on_gpu(device), device=home)
-
-
-def free_gpu_bytes(device: torch.device) -> int:
-    """What is free on the GPU, this program's own share included: what was free before it came."""
-    release_gpu_memory()
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return free_bytes + torch.cuda.memory_reserved(device) + CONTEXT_BYTES
-
-
-def half_on_gpu(device: torch.device) -> torch.dtype:
-    """float16 on a GPU, float32 on a CPU."""
-    return torch.float16 if device.type == "cuda" else torch.float32
-
-
-def compute_dtype(request: GenerateRequest, device: torch.device) -> torch.dtype:
-    """The transformer's dtype: what the profile says, or what the device is good at."""
-    if request.profile.dtype == "auto":
-        return text_dtype(device)
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[request.profile.dtype]
-
-
-def text_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU; UMT5 overflows float16."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def lora_note(report: LoraReport, *, beside: bool = False) -> str:
-    """What a LoRA did, in a line."""
-    where = " beside the weights" if beside else ""
-    skipped = f", {len(report.skipped)} tensors had no place" if report.skipped else ""
-    return f"LoRA {report.path.name}: {report.num_matched} tensors applied{where}{skipped}"

@@ -20,7 +20,7 @@ from infinitalk_cli.networks import build_text_encoder, text_encoder_size_bytes
 from infinitalk_cli.profiles import TextEncoderPlace
 from infinitalk_cli.prompt_cache import PromptCache, open_prompt_cache
 from infinitalk_cli.request import GenerateRequest
-from infinitalk_cli.run_networks import text_dtype
+from infinitalk_cli.run_dtypes import text_dtype
 from infinitalk_cli.sampling.guidance import is_off
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.weights import WeightFiles

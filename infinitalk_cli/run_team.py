@@ -19,7 +19,7 @@ from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import read_json, read_sizes
 from infinitalk_cli.parallel.team import Team
 from infinitalk_cli.request import GenerateRequest, check_shares
-from infinitalk_cli.run_networks import load_transformer
+from infinitalk_cli.run_transformer import load_transformer
 from infinitalk_cli.sampling.stream import Networks, call_once
 from infinitalk_cli.weights import WeightFiles
 

@@ -8,7 +8,7 @@ with the video.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +31,12 @@ from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.places import speaker_areas
-from infinitalk_cli.progress import OnProgress, ignore_progress
+from infinitalk_cli.progress import OnNote, OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks
+from infinitalk_cli.run_dtypes import compute_dtype
 from infinitalk_cli.run_errors import foreseen_errors
-from infinitalk_cli.run_networks import compute_dtype, load_networks
+from infinitalk_cli.run_networks import load_networks
 from infinitalk_cli.run_plan import refuse_late_turns, short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
@@ -54,8 +55,6 @@ from infinitalk_cli.weights import WeightFiles, locate
 
 DEMO_THREADS = 1
 """That many serve the demo's small networks on a CPU: `talk demo` took 24 s with one, 71 s with two busy ones."""
-
-OnNote = Callable[[str], None]
 
 
 def generate(

@@ -160,9 +160,9 @@ ROOMS = (
     Room(("parallel*",), may=("errors", "models*"), heavy=True),
     Room(
         (
-            *("places", "preview", "run_batch"),
+            *("gpu_room", "places", "preview", "run_batch"),
             *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
-            *("run_blocks", "run_differences", "run_errors", "run_vae"),
+            *("run_blocks", "run_differences", "run_dtypes", "run_errors", "run_transformer", "run_vae"),
             *("run_record", "run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*"),
         ),

@@ -21,6 +21,7 @@ from torch import Tensor
 from infinitalk_cli import runner
 from infinitalk_cli.errors import WeightsError
 from infinitalk_cli.footprint import READ_AHEAD_BYTES, JobShape, Rung
+from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.memory import carrying, read_ahead, reading, stored
 from infinitalk_cli.memory.lora import Lora, read_lora
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
@@ -30,7 +31,8 @@ from infinitalk_cli.profiles import Quant
 from infinitalk_cli.progress import Progress
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_blocks import placement_notes
-from infinitalk_cli.run_networks import GpuRoom, PlacedTransformer, load_on_rung, place_transformer
+from infinitalk_cli.run_networks import load_on_rung
+from infinitalk_cli.run_transformer import PlacedTransformer, place_transformer
 from infinitalk_cli.sampling.stream import Networks
 from infinitalk_cli.weights import WeightFiles, locate
 from tests.lone_transformer import lone_transformer

@@ -25,7 +25,9 @@ from infinitalk_cli.footprint import (
     persistent_parameters,
     vram_bytes,
 )
+from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.rung_store import store_rung, stored_rung
@@ -135,8 +137,8 @@ def demo_networks(
     request = GenerateRequest(
         Job(folder / "p.png", "", (Speaker(folder / "s.wav"),), is_video=False), folder / "o.mp4", profile
     )
-    sizes = run_networks.read_dit_sizes(files)
-    room = run_networks.GpuRoom(device, profile, JobShape(32, 32, 13), sizes, 8 * GB)
+    sizes = read_dit_sizes(files)
+    room = GpuRoom(device, profile, JobShape(32, 32, 13), sizes, 8 * GB)
     return run_networks.load_on_rung(request, files, (), room, start, notes.append)
 
 
@@ -175,9 +177,9 @@ def test_a_chunk_that_finds_no_memory_is_made_again_down_to_the_last_rung_and_th
     files: WeightFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Stage, device: str
 ) -> None:
     found: list[Rung] = []
-    monkeypatch.setattr(run_networks.GpuRoom, "remember", lambda _, rung: found.append(rung))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(GpuRoom, "remember", lambda _, rung: found.append(rung))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     notes: list[str] = []
-    rung = start = Rung(run_networks.read_dit_sizes(files).num_layers, exact_vae=True)
+    rung = start = Rung(read_dit_sizes(files).num_layers, exact_vae=True)
     networks = demo_networks(files, start, notes, tmp_path, torch.device(device))
     expected = frames_of(networks)
     num_rungs = 0
@@ -194,7 +196,7 @@ def test_a_transformer_that_finds_no_room_when_it_is_loaded_is_streamed(
     files: WeightFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
-    num_blocks = run_networks.read_dit_sizes(files).num_layers
+    num_blocks = read_dit_sizes(files).num_layers
     monkeypatch.setattr(run_networks, "build_networks", fail_times(1, run_networks.build_networks))
     demo_networks(files, Rung(num_blocks), notes, tmp_path)
     assert notes[0].startswith("the GPU has no room for the whole transformer")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from infinitalk_cli.measure import TINY_DIT, PassSetting, Workload, pass_inputs, random_dit
 from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.models.dit import DiT
-from infinitalk_cli.run_networks import steady_keys_values
+from infinitalk_cli.run_transformer import steady_keys_values
 
 CPU = torch.device("cpu")
 WORK = Workload(height=32, width=48, num_frames=9, is_tiny=True)
