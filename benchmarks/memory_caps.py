@@ -52,6 +52,7 @@ from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import Profile, find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_networks import PlacedNetworks, build_networks, with_ladder
+from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import generate_chunks
@@ -125,9 +126,7 @@ def main() -> None:
     sizes, caps = read_dit_sizes(files), sorted((round(cap * GB) for cap in options.caps), reverse=True)
     rooms = [CappedRoom(device, profile, shape, sizes, cap) for cap in caps]
     rungs = [replace(first_rung(profile, shape, cap, sizes), exact_vae=False) for cap in caps]
-    placed = build_networks(
-        run.request, files, (), device, print, vae_dtype=torch.bfloat16, num_resident=rungs[0].num_resident
-    )
+    placed = build_networks(run.sources, print, vae_dtype=torch.bfloat16, num_resident=rungs[0].num_resident)
     expected: Tensor | None = None
     for room, rung in zip(rooms, rungs, strict=True):
         row, latents = run_capped(placed, room, rung, usage, context_bytes, options.steps)
@@ -147,10 +146,10 @@ class ChunkRun:
     files: WeightFiles
 
     @property
-    def request(self) -> GenerateRequest:
+    def sources(self) -> NetworkSources:
         """The run as the networks are built for it."""
         job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
-        return GenerateRequest(job, Path("none.mp4"), self.profile)
+        return NetworkSources(GenerateRequest(job, Path("none.mp4"), self.profile), self.files, (), self.device)
 
 
 def run_of(options: Any, *, streams_all: bool) -> ChunkRun:

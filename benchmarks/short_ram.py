@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -109,10 +110,7 @@ def run_with(
 
     with again_and_again(look, POLL_S):
         placed = build_networks(
-            run.request,
-            run.files,
-            loras,
-            room.device,
+            replace(run.sources, loras=loras),
             notes.append,
             vae_dtype=torch.bfloat16,
             num_resident=0,

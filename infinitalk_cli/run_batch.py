@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +19,12 @@ from av.error import FFmpegError
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.estimate import JobShape
 from infinitalk_cli.media.container import open_container
-from infinitalk_cli.memory.lora import Lora
+from infinitalk_cli.progress import OnNote
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_networks import load_networks
 from infinitalk_cli.run_resume import described
+from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.sampling.stream import Networks
-from infinitalk_cli.weights import WeightFiles
 
 MARK_DIGITS = 16
 
@@ -46,24 +46,17 @@ class WarmNetworks:
         """Whose prompts are to be read while no networks are loaded yet."""
         return () if self._networks else self.requests
 
-    def load(
-        self,
-        request: GenerateRequest,
-        files: WeightFiles,
-        loras: Sequence[Lora],
-        device: torch.device,
-        shape: JobShape,
-        on_note: Callable[[str], None],
-    ) -> Networks:
+    def load(self, sources: NetworkSources, shape: JobShape, on_note: OnNote) -> Networks:
         """The networks of a request: those that are here, or new ones, once the old ones are gone.
 
         Pictures of another size need other room beside the networks, so that these are placed anew.
         """
         room = (shape.width, shape.height, shape.num_speakers)
+        files, device, request = sources.files, sources.device, sources.request
         key = (files, request.loras, request.profile, request.resident_parameters, device, request.num_gpus, room)
         if self._networks is None or key != self._key or request.num_gpus > 1:
             self.forget()
-            self._networks, self._key = load_networks(request, files, loras, device, shape, on_note), key
+            self._networks, self._key = load_networks(sources, shape, on_note), key
             self.num_loads += 1
         return self._networks
 

@@ -7,51 +7,42 @@ random numbers and the frames of the chunk before are the same, and so is the vi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from infinitalk_cli.footprint import JobShape, Rung, Stage, lower_rung
-from infinitalk_cli.gpu_room import GpuRoom, free_gpu_bytes
+from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.ladder import Ladder, release_gpu_memory
-from infinitalk_cli.memory.lora import Lora
 from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.models.image_encoder import ImageEncoder
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_tiling import Tiling
 from infinitalk_cli.networks import build_image_encoder, import_library, read_dit_sizes
 from infinitalk_cli.progress import OnNote
-from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_blocks import placement_notes, usable_ram_bytes
-from infinitalk_cli.run_dtypes import compute_dtype, half_on_gpu
-from infinitalk_cli.run_transformer import PlacedTransformer, place_transformer
+from infinitalk_cli.run_dtypes import half_on_gpu
+from infinitalk_cli.run_transformer import NetworkSources, PlacedTransformer
 from infinitalk_cli.run_vae import load_vae, vae_dtype_of
 from infinitalk_cli.sampling.stream import MadeChunk, Networks
 from infinitalk_cli.weights import WeightFiles
 
 
-def load_networks(
-    request: GenerateRequest,
-    files: WeightFiles,
-    loras: Sequence[Lora],
-    device: torch.device,
-    shape: JobShape,
-    on_note: OnNote,
-) -> Networks:
+def load_networks(sources: NetworkSources, shape: JobShape, on_note: OnNote) -> Networks:
     """The networks of the video. A transformer that does not fit on the GPU is streamed to it block by block."""
+    request, device = sources.request, sources.device
     if device.type == "cuda":
-        profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
         ram_bytes = usable_ram_bytes() if request.num_gpus == 1 else None  # several would each count on all of it
-        room = GpuRoom(device, profile, shape, read_dit_sizes(files), free_gpu_bytes(device), ram_bytes)
-        return load_on_rung(request, files, loras, room, room.start(), on_note)
+        room = sources.gpu_room(shape, ram_bytes)
+        return load_on_rung(sources, room, room.start(), on_note)
     if request.profile.vae_dtype not in ("auto", "float32"):
         on_note(f"note: --vae-dtype {request.profile.vae_dtype} has no effect on the CPU, which computes in float32")
-    placed = build_networks(request, files, loras, device, on_note, vae_dtype=torch.float32)
+    placed = build_networks(sources, on_note, vae_dtype=torch.float32)
     return Networks(
         dit=placed.transformer.dit,
         vae=placed.vae,
@@ -62,21 +53,15 @@ def load_networks(
     )
 
 
-def load_on_rung(
-    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], room: GpuRoom, rung: Rung, on_note: OnNote
-) -> Networks:
+def load_on_rung(sources: NetworkSources, room: GpuRoom, rung: Rung, on_note: OnNote) -> Networks:
     """The networks on a GPU, placed as the rung says; where that fails, at once or in a chunk, on a lower one."""
     num_blocks, placed = room.sizes.num_layers, None
     while placed is None:
         with suppress(torch.cuda.OutOfMemoryError):
-            vae_dtype = vae_dtype_of(request.profile, rung)
             placed = build_networks(
-                request,
-                files,
-                loras,
-                room.device,
+                sources,
                 on_note,
-                vae_dtype=vae_dtype,
+                vae_dtype=vae_dtype_of(sources.request.profile, rung),
                 num_resident=rung.num_resident,
                 most_in_ram=room.most_in_ram(rung),
             )
@@ -151,10 +136,7 @@ class PlacedNetworks:
 
 
 def build_networks(
-    request: GenerateRequest,
-    files: WeightFiles,
-    loras: Sequence[Lora],
-    device: torch.device,
+    sources: NetworkSources,
     on_note: OnNote,
     *,
     vae_dtype: torch.dtype,
@@ -166,20 +148,12 @@ def build_networks(
     Args: vae_dtype: of the video VAE. num_resident: blocks of the transformer that stay on the device; None for all of
         them. Unless all do, the other networks are put in RAM. most_in_ram: see `place_transformer`.
     """
+    files, device = sources.files, sources.device
     is_whole = num_resident is None or num_resident >= read_dit_sizes(files).num_layers
-    home, dtype = device if is_whole else torch.device("cpu"), compute_dtype(request, device)
+    home = device if is_whole else torch.device("cpu")
     with ThreadPoolExecutor(1) as aside:  # seconds of Python, while that of the transformer waits for files
         others = aside.submit(build_others, files, device, home, vae_dtype)
-        transformer = place_transformer(
-            files,
-            loras,
-            device,
-            dtype,
-            beside=request.profile.lora_mode == "beside",
-            num_resident=num_resident,
-            most_in_ram=most_in_ram,
-            on_note=on_note,
-        )
+        transformer = sources.place_transformer(num_resident=num_resident, most_in_ram=most_in_ram, on_note=on_note)
     vae, image_encoder = others.result()
     return PlacedNetworks(transformer, vae, image_encoder, device)
 

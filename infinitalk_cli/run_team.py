@@ -19,7 +19,7 @@ from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import read_json, read_sizes
 from infinitalk_cli.parallel.team import Team
 from infinitalk_cli.request import GenerateRequest, check_shares
-from infinitalk_cli.run_transformer import load_transformer
+from infinitalk_cli.run_transformer import NetworkSources, load_transformer
 from infinitalk_cli.sampling.stream import Networks, call_once
 from infinitalk_cli.weights import WeightFiles
 
@@ -69,6 +69,6 @@ def build_share(
     """What another process loads; rank 0 has told the user what there is to tell."""
     with foreseen():
         loras = [read_lora(lora.path, lora.scale) for lora in request.loras]
-        placed = load_transformer(request, files, loras, device)
+        placed = load_transformer(NetworkSources(request, files, loras, device))
         with placed.on_stage():
             yield placed.dit

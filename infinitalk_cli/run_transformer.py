@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from infinitalk_cli.footprint import Rung
+from infinitalk_cli.footprint import JobShape, Rung
 from infinitalk_cli.gpu_room import GpuRoom, free_gpu_bytes
 from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport
@@ -68,17 +68,46 @@ class PlacedTransformer:
             yield
 
 
-def load_transformer(
-    request: GenerateRequest, files: WeightFiles, loras: Sequence[Lora], device: torch.device
-) -> PlacedTransformer:
+@dataclass(frozen=True)
+class NetworkSources:
+    """What the networks of a run are made of, and the device that is to compute with them."""
+
+    request: GenerateRequest
+    files: WeightFiles
+    loras: Sequence[Lora]
+    device: torch.device
+
+    def gpu_room(self, shape: JobShape, ram_bytes: int | None = None) -> GpuRoom:
+        """The GPU, for a job of this shape. `ram_bytes`: beside it, None for all that is needed."""
+        profile = replace(self.request.profile, num_persistent_param_in_dit=self.request.resident_parameters)
+        return GpuRoom(self.device, profile, shape, read_dit_sizes(self.files), free_gpu_bytes(self.device), ram_bytes)
+
+    def place_transformer(
+        self,
+        *,
+        num_resident: int | None = None,
+        most_in_ram: int | None = None,
+        on_note: OnNote = lambda _: None,
+    ) -> PlacedTransformer:
+        """The video transformer, as the function of that name places it."""
+        return place_transformer(
+            self.files,
+            self.loras,
+            self.device,
+            compute_dtype(self.request, self.device),
+            beside=self.request.profile.lora_mode == "beside",
+            num_resident=num_resident,
+            most_in_ram=most_in_ram,
+            on_note=on_note,
+        )
+
+
+def load_transformer(sources: NetworkSources) -> PlacedTransformer:
     """The video transformer alone, placed for the largest picture of the request's size."""
-    dtype = compute_dtype(request, device)
-    beside = request.profile.lora_mode == "beside"
-    if device.type != "cuda":
-        return place_transformer(files, loras, device, dtype, beside=beside)
-    profile = replace(request.profile, num_persistent_param_in_dit=request.resident_parameters)
-    rung = GpuRoom(device, profile, shape_of(profile), read_dit_sizes(files), free_gpu_bytes(device)).start()
-    placed = place_transformer(files, loras, device, dtype, beside=beside, num_resident=rung.num_resident)
+    if sources.device.type != "cuda":
+        return sources.place_transformer()
+    rung = sources.gpu_room(shape_of(sources.request.profile)).start()
+    placed = sources.place_transformer(num_resident=rung.num_resident)
     placed.take(rung)
     return placed
 

@@ -45,6 +45,7 @@ from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, sa
 from infinitalk_cli.run_scenes import scene_cuts
 from infinitalk_cli.run_speech import embed_speech, num_output_frames, read_speech
 from infinitalk_cli.run_team import open_team
+from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.run_voice import keep_tracks, speak_job
 from infinitalk_cli.run_writing import write_chunks
 from infinitalk_cli.sampling.conditioning import Conditioning
@@ -93,7 +94,7 @@ def generate(
         share = at_end.enter_context(open_team(request, files, device, foreseen_errors))
         shape = shape_of(inputs)
         load = warm.load if warm else load_networks
-        networks = load(request, files, inputs.loras, device, shape, on_note)
+        networks = load(NetworkSources(request, files, inputs.loras, device), shape, on_note)
         conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = share(networks)
 

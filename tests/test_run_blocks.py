@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import Quant
-from infinitalk_cli.progress import Progress
-from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.progress import OnNote, Progress
 from infinitalk_cli.run_blocks import placement_notes
 from infinitalk_cli.run_networks import load_on_rung
-from infinitalk_cli.run_transformer import PlacedTransformer, place_transformer
+from infinitalk_cli.run_transformer import NetworkSources, PlacedTransformer, place_transformer
 from infinitalk_cli.sampling.stream import Networks
 from infinitalk_cli.weights import WeightFiles, locate
 from tests.lone_transformer import lone_transformer
@@ -313,14 +312,7 @@ def test_chunks_that_are_done_are_kept_when_a_file_goes(tmp_path: Path, monkeypa
     assert np.array_equal(frames_of(request.output), frames_of(tmp_path / "expected.mp4"))
 
 
-def load_without_ram(
-    request: GenerateRequest,
-    files: WeightFiles,
-    loras: Sequence[Lora],
-    device: torch.device,
-    shape: JobShape,
-    on_note: Callable[[str], None],
-) -> Networks:
-    sizes = read_dit_sizes(files)
-    room = GpuRoom(device, request.profile, shape, sizes, 8 * 10**9, ram_bytes=0)
-    return load_on_rung(request, files, loras, room, Rung(0, exact_vae=True), on_note)
+def load_without_ram(sources: NetworkSources, shape: JobShape, on_note: OnNote) -> Networks:
+    profile, sizes = sources.request.profile, read_dit_sizes(sources.files)
+    room = GpuRoom(sources.device, profile, shape, sizes, 8 * 10**9, ram_bytes=0)
+    return load_on_rung(sources, room, Rung(0, exact_vae=True), on_note)

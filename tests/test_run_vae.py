@@ -18,6 +18,7 @@ from infinitalk_cli.models.encoder_config import VAEConfig
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.profiles import VaeDtype, find_profile
 from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.run_vae import refuse_overflow, vae_dtype_of
 from infinitalk_cli.weights import locate
 from training.random_tree import ensure_random_weights
@@ -95,7 +96,8 @@ def test_on_a_cpu_a_wish_for_16_bits_is_told_to_have_no_effect(monkeypatch: pyte
     profile = replace(find_profile("demo"), vae_dtype="float16", lora_mode="beside")
     job = Job(Path("none.png"), "", (Speaker(Path("none.wav")),), is_video=False)
     request = GenerateRequest(job, Path("none.mp4"), profile)
-    networks = run_networks.load_networks(request, files, (), torch.device("cpu"), JobShape(64, 64, 33), notes.append)
+    sources = NetworkSources(request, files, (), torch.device("cpu"))
+    networks = run_networks.load_networks(sources, JobShape(64, 64, 33), notes.append)
     assert networks.vae.conv1.weight.dtype == torch.float32
     assert notes == [
         "note: --vae-dtype float16 has no effect on the CPU, which computes in float32",

@@ -30,6 +30,7 @@ from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import GenerateRequest
+from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.rung_store import store_rung, stored_rung
 from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
@@ -139,7 +140,7 @@ def demo_networks(
     )
     sizes = read_dit_sizes(files)
     room = GpuRoom(device, profile, JobShape(32, 32, 13), sizes, 8 * GB)
-    return run_networks.load_on_rung(request, files, (), room, start, notes.append)
+    return run_networks.load_on_rung(NetworkSources(request, files, (), device), room, start, notes.append)
 
 
 def frames_of(networks: Networks) -> torch.Tensor:
