@@ -26,24 +26,19 @@ from infinitalk_cli.memory.quant import LARGEST, QuantizedLinear, quantize_rows
 from infinitalk_cli.models.dit import DiT
 from infinitalk_cli.networks import build_dit, build_image_encoder, build_text_encoder
 from infinitalk_cli.weights import Quant, WeightFiles, locate
-from tests.parity.reference import manifest, reference_dir
-from training.random_tree import tree_names, write_tree
+from tests.published_tree import write_published
 
 BASE = "Wan2.1-I2V-14B-480P"
 SINGLE = "InfiniteTalk/single/infinitetalk.safetensors"
 T5 = f"{BASE}/models_t5_umt5-xxl-enc-bf16.pth"
 CLIP = f"{BASE}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 FORMS: dict[str, Quant] = {"bf16": "none", "fp8": "fp8", "int8": "int8"}
-UNUSED = ("override", "quant_models", "MeiGen-MultiTalk", "multi/", "teacache")
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a plain run for one speaker, as published."""
-    folder = tmp_path_factory.mktemp("published")
-    wanted = [name for name in tree_names(manifest()) if not any(part in name for part in UNUSED)]
-    write_tree(manifest(), folder, source=reference_dir(), only=wanted)
-    return folder
+    return write_published(tmp_path_factory.mktemp("published"), with_loras=True)
 
 
 @pytest.fixture(scope="module")

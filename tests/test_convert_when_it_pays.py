@@ -25,12 +25,10 @@ from infinitalk_cli.weights import WeightFiles, locate
 from tests.hub_server import HubServer
 from tests.hub_tree import WAN, fill, use_hub
 from tests.media.made import noise, write_wav
-from tests.parity.reference import manifest, reference_dir
-from training.random_tree import tree_names, write_tree
+from tests.published_tree import write_published
 
 CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 PORTRAIT = Path(__file__).parent.parent / "examples" / "media" / "portrait.jpg"
-UNUSED = ("override", "quant_models", "MeiGen-MultiTalk", "multi/", "teacache", "lora")
 PLENTY = 10**12
 MADE = ["clip_vision_fp16.safetensors", "infinitetalk_single_bf16.safetensors", "t5_bf16.safetensors"]
 
@@ -38,10 +36,7 @@ MADE = ["clip_vision_fp16.safetensors", "infinitetalk_single_bf16.safetensors", 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a plain run for one speaker, as published."""
-    folder = tmp_path_factory.mktemp("published")
-    wanted = [name for name in tree_names(manifest()) if not any(part in name for part in UNUSED)]
-    write_tree(manifest(), folder, source=reference_dir(), only=wanted)
-    return folder
+    return write_published(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture

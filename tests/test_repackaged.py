@@ -27,9 +27,8 @@ from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.networks import build_image_encoder, build_text_encoder, build_vae, make_image_encoder
 from infinitalk_cli.repackaged import KNOWN_NAMES, Kind, kind_of
 from infinitalk_cli.weights import BASE, Quant, WeightFiles, all_paths, locate
-from tests.parity.reference import manifest, reference_dir
+from tests.published_tree import write_published
 from tests.test_weights import lay
-from training.random_tree import write_tree
 
 Tensors = dict[str, Tensor]
 
@@ -66,12 +65,7 @@ CLIP_NAMES = (
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree for one speaker as it is published."""
-    folder = tmp_path_factory.mktemp("published")
-    listed = manifest()
-    unused = ("override", "quant_models", "MeiGen-MultiTalk", "multi/", "teacache", "lora/")
-    names = [*listed["files"], *listed["json_files"], *listed["copied_dirs"]]
-    write_tree(listed, folder, source=reference_dir(), only=[n for n in names if not any(u in n for u in unused)])
-    return folder
+    return write_published(tmp_path_factory.mktemp("published"))
 
 
 def tensors_of(published: Path, place: str) -> Tensors:
