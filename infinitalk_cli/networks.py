@@ -65,15 +65,11 @@ def build_dit(
     beside: bool = False,
     only_reference_keys: bool = False,
     on_lora: Callable[[LoraReport], None] | None = None,
-    quantize_to: torch.dtype | None = None,
     place: PlaceDit = wholly_on_device,
 ) -> DiT:
-    """The video transformer: base, then adapter, then LoRAs in their order.
+    """The video transformer: base, then adapter, then LoRAs in their order; rounded where `files.round_to` says so.
 
-    Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`).
-        quantize_to: int8 or a float8: round the blocks' linear layers that files hold in full to it; None for what
-            `files.round_to` says.
-        place: see `PlaceDit`.
+    Args: dtype: of all that is neither in 8 bits nor kept in float32 (`DiT.keeps_float32`). place: see `PlaceDit`.
         beside: keep LoRAs beside the weights (`lora_beside.py`) where they are not merged into float32.
         only_reference_keys: see `plan_loras`. on_lora: told what each LoRA file did.
     Raises: WeightsError: if files are damaged or don't fit together, or a LoRA has no effect.
@@ -92,7 +88,7 @@ def build_dit(
         device=device,
         loras=plan,
         beside=beside,
-        quantize_to=quantize_to or EIGHT_BITS.get(files.round_to),
+        quantize_to=EIGHT_BITS.get(files.round_to),
         place=place,
     )
     if on_lora is not None:
@@ -129,7 +125,7 @@ def make_dit(
 ) -> DiT:
     """The video transformer of these sizes, filled from tensors under its own names, 8-bit forms included.
 
-    Args: as of `build_dit`.
+    Args: as of `build_dit`. quantize_to: int8 or a float8, for the blocks' linear layers that files hold in full.
     """
     with torch.device("meta"):
         dit = DiT(config)
