@@ -8,7 +8,7 @@ with the video.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,39 +18,28 @@ import torch
 from infinitalk_cli.convert_when_it_pays import convert_what_pays
 from infinitalk_cli.demo_package import locate_demo
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
-from infinitalk_cli.footprint import JobShape
-from infinitalk_cli.job import Job
 from infinitalk_cli.kernel_wish import attention_of_run
 from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.part_folder import PartFolder
-from infinitalk_cli.media.reference import VIDEO_FPS, Reference, open_reference
+from infinitalk_cli.media.reference import VIDEO_FPS
 from infinitalk_cli.media.segments import Picture
-from infinitalk_cli.media.sound_track import SoundTrack
-from infinitalk_cli.media.speech import SpeechTracks
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.allocator import use_growing_segments
-from infinitalk_cli.memory.lora import Lora, read_lora
-from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.progress import OnNote, OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks
 from infinitalk_cli.run_dtypes import compute_dtype
 from infinitalk_cli.run_errors import foreseen_errors
+from infinitalk_cli.run_inputs import Inputs, make_conditioning, read_inputs
 from infinitalk_cli.run_networks import load_networks
-from infinitalk_cli.run_plan import refuse_late_turns, short_note, sizes_of
 from infinitalk_cli.run_progress import PREPARATION, RunProgress
 from infinitalk_cli.run_prompts import encode_prompts
 from infinitalk_cli.run_record import Making, keep_record, repetition_differences
 from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried, told_files
-from infinitalk_cli.run_scenes import scene_cuts
-from infinitalk_cli.run_speech import embed_speech, num_output_frames, read_speech
 from infinitalk_cli.run_team import open_team
 from infinitalk_cli.run_transformer import NetworkSources
-from infinitalk_cli.run_voice import keep_tracks, speak_job
+from infinitalk_cli.run_voice import keep_tracks
 from infinitalk_cli.run_writing import write_chunks
-from infinitalk_cli.sampling.conditioning import Conditioning
-from infinitalk_cli.sampling.settings import ApgSettings, SamplingSettings
-from infinitalk_cli.sampling.speaker_masks import speaker_masks
 from infinitalk_cli.sampling.stream import Chunk, generate_chunks
 from infinitalk_cli.weights import WeightFiles, locate
 
@@ -74,7 +63,7 @@ def generate(
     progress = RunProgress(on_progress, on_gpu=device.type == "cuda")
     with foreseen_errors(), few_threads(request, device), scratch_dir() as work_dir, ExitStack() as at_end:
         # 1. What is said, and what is seen.
-        inputs = read_inputs(request, work_dir, progress, on_note)
+        inputs = read_inputs(request, device, work_dir, progress, on_note)
 
         # 2. The networks, and what they make of it.
         files = convert_first(request, find_weights(request), device, on_progress, on_note)
@@ -92,9 +81,8 @@ def generate(
         prompts = encode_prompts(request, files, inputs.settings, device, warm.others if warm else ())
         progress.stage("weights", "loading the networks")
         share = at_end.enter_context(open_team(request, files, device, foreseen_errors))
-        shape = shape_of(inputs)
         load = warm.load if warm else load_networks
-        networks = load(NetworkSources(request, files, inputs.loras, device), shape, on_note)
+        networks = load(NetworkSources(request, files, inputs.loras, device), inputs.shape, on_note)
         conditioning = make_conditioning(inputs, prompts, files, close_mouth=request.sound.close_mouth)
         networks = share(networks)
 
@@ -111,60 +99,6 @@ def generate(
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What the user gave, read. `job`: with every text spoken. `sound`: of the mp4. `masks`: where two speakers are
-    in the picture, None for one. `cuts`: first frames of the source's scenes."""
-
-    job: Job
-    speech: SpeechTracks
-    sound: SoundTrack | None
-    reference: Reference
-    loras: Sequence[Lora]
-    settings: SamplingSettings
-    masks: torch.Tensor | None
-    cuts: tuple[int, ...]
-
-
-def read_inputs(request: GenerateRequest, work_dir: Path, progress: RunProgress, on_note: OnNote) -> Inputs:
-    """Read all that a user may have got wrong. `work_dir`: for the prepared sound."""
-    progress.stage("speech", "speaking the text" if request.voice_files else "reading the sound")
-    refuse_late_turns(request)
-    job = speak_job(request, work_dir, pick_device(request.device))
-    speech, sound = read_speech(request, job, work_dir)
-    if speech.silent:
-        on_note("note: the sound is silent, so nobody will speak")
-    if short := short_note(num_output_frames(speech.duration_s), VIDEO_FPS):
-        on_note(short)
-    progress.stage("reference", "reading the picture")
-    reference = open_reference(
-        job.reference,
-        sizes_of(request),
-        is_video=job.is_video,
-        by_index=request.reference_by_index,
-        short_source=request.source.short_source,
-        fit=request.picture.fit,
-    )
-    settings = sampling_settings(request, num_output_frames(speech.duration_s))
-    return Inputs(
-        job=job,
-        speech=speech,
-        sound=sound,
-        reference=reference,
-        loras=[read_lora(lora.path, lora.scale) for lora in request.loras],
-        settings=settings,
-        masks=place_speakers(job, reference),
-        cuts=scene_cuts(request, reference, settings.max_frames or 0, on_note),
-    )
-
-
-def shape_of(inputs: Inputs) -> JobShape:
-    """What of the job decides the memory it takes."""
-    crop, settings = inputs.reference.crop, inputs.settings
-    num_frames = settings.max_frames or settings.chunk_frames
-    return JobShape(crop.width, crop.height, num_frames, len(inputs.speech.waveforms), VIDEO_FPS)
-
-
-@dataclass(frozen=True)
 class Written:
     """What a run has written. `num_frames`: of the whole video; `num_chunks`: made by this run, not by the one that it
     goes on with; `drift`: how far the chunks strayed from the picture."""
@@ -172,23 +106,6 @@ class Written:
     num_frames: int
     num_chunks: int
     drift: Drift
-
-
-def make_conditioning(
-    inputs: Inputs, prompts: tuple[torch.Tensor, torch.Tensor | None], files: WeightFiles, *, close_mouth: bool
-) -> Conditioning:
-    """All that the video is to follow. `prompts`: features of the prompt and of the negative one."""
-    text, null_text = prompts
-    return Conditioning(
-        text=text,
-        null_text=null_text,
-        audio=embed_speech(files, inputs.speech, close_mouth=close_mouth),
-        reference=inputs.reference,
-        speaker_masks=inputs.masks,
-        cuts=inputs.cuts,
-        height=inputs.reference.crop.height,
-        width=inputs.reference.crop.width,
-    )
 
 
 @contextmanager
@@ -227,37 +144,6 @@ def pick_device(wish: str) -> torch.device:
             hint = f"this torch was built without CUDA: uv pip install --upgrade --torch-backend=auto torch; {hint}"
         raise EnvironmentUnfitError(f"--device {wish}: torch {torch.__version__} sees {found}", hint=hint)
     return device
-
-
-def sampling_settings(request: GenerateRequest, num_frames: int) -> SamplingSettings:
-    """What the sampler is told. `num_frames`: of a video as long as the sound."""
-    profile = request.profile
-    if request.max_seconds is not None:
-        num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
-    return SamplingSettings(
-        engine=request.engine,
-        bucket_set=profile.size,
-        chunk_frames=profile.chunk_frames,
-        motion_frames=profile.motion_frames,
-        max_frames=num_frames,
-        num_steps=profile.num_steps,
-        shift=profile.shift,
-        text_guidance_scale=profile.text_guidance_scale,
-        audio_guidance_scale=profile.audio_guidance_scale,
-        apg=ApgSettings() if request.apg else None,
-        step_cache_threshold=request.step_cache_threshold,
-        seed=request.seed,
-        color_strength=request.color_strength,
-        cross_fade=request.chunks.cross_fade or profile.cross_fade,
-        reanchor_every=request.chunks.reanchor_every or profile.reanchor_every,
-    )
-
-
-def place_speakers(job: Job, reference: Reference) -> torch.Tensor | None:
-    """Where two speakers are in the picture; None for one."""
-    height, width = reference.source_height, reference.source_width
-    areas = speaker_areas(job, height, width)
-    return speaker_masks(height, width, reference.crop, [torch.from_numpy(area) for area in areas]) if areas else None
 
 
 def find_weights(request: GenerateRequest) -> WeightFiles:

@@ -161,7 +161,7 @@ ROOMS = (
     Room(
         (
             *("gpu_room", "places", "preview", "run_batch"),
-            *("runner", "run_networks", "run_plan", "run_progress", "run_prompts"),
+            *("runner", "run_inputs", "run_networks", "run_plan", "run_progress", "run_prompts"),
             *("run_blocks", "run_differences", "run_dtypes", "run_errors", "run_transformer", "run_vae"),
             *("run_record", "run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
             *("kernel_wish", "prompt_cache", "networks", "convert", "measure*"),
