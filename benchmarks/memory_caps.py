@@ -39,7 +39,6 @@ from infinitalk_cli.footprint import (
     Rung,
     block_bytes,
     decoding_bytes,
-    first_rung,
     outside_bytes,
     vram_bytes,
     working_bytes,
@@ -53,6 +52,7 @@ from infinitalk_cli.profiles import Profile, find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_networks import PlacedNetworks, build_networks, with_ladder
 from infinitalk_cli.run_transformer import NetworkSources
+from infinitalk_cli.rungs import first_rung
 from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import generate_chunks

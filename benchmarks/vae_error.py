@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinitalk_cli.footprint import SMALL_TILE, TILE
 from infinitalk_cli.measure import REAL_VAE, TINY_VAE, Stopwatch, VaeSetting, Workload, drain, smooth_frames
 from infinitalk_cli.media.image import plan_crop, read_image, to_frames
 from infinitalk_cli.memory.allocator import use_growing_segments
@@ -35,6 +34,7 @@ from infinitalk_cli.memory.tensor_files import open_tensors
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.models.vae_tiling import Tiling
 from infinitalk_cli.networks import make_vae
+from infinitalk_cli.rungs import SMALL_TILE, TILE
 
 IN_LAYOUT = {
     name: VaeSetting(dtype, channels_last=True)

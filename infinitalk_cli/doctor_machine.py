@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infinitalk_cli.footprint import PUBLISHED, first_rung, num_read, ram_bytes, vram_bytes
+from infinitalk_cli.footprint import PUBLISHED, num_read, ram_bytes, vram_bytes
 from infinitalk_cli.hardware import Driver, Gpu, Hardware, usable_ram_bytes
 from infinitalk_cli.profile_choice import Choice, shape_of, why_no_gpu
+from infinitalk_cli.rungs import first_rung
 
 LEAST_OUTPUT_BYTES = 1_000_000_000
 """Below this a long video and its unfinished copy might not fit."""

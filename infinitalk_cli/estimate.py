@@ -21,7 +21,6 @@ from infinitalk_cli.footprint import (
     JobShape,
     Rung,
     block_bytes,
-    first_rung,
     num_read,
     num_tokens,
     outside_bytes,
@@ -32,6 +31,7 @@ from infinitalk_cli.footprint import (
 from infinitalk_cli.hardware import Gpu
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_table import CARDS, Card, Profile
+from infinitalk_cli.rungs import first_rung
 
 GIB = 1 << 30
 

@@ -1,6 +1,6 @@
 """A GPU with what is to be done in it: the rung to start on, what to remember of a run, what to say when none is left.
 
-How a GPU is shared out is a `Rung`, chosen by arithmetic (`footprint`) or known from a run that had to step down
+How a GPU is shared out is a `Rung`, chosen by arithmetic (`rungs`) or known from a run that had to step down
 (`rung_store`).
 """
 
@@ -16,8 +16,6 @@ from infinitalk_cli.footprint import (
     JobShape,
     Rung,
     decoding_bytes,
-    first_rung,
-    lower_rung,
     most_in_ram,
     vram_bytes,
     working_bytes,
@@ -26,6 +24,7 @@ from infinitalk_cli.memory.ladder import release_gpu_memory
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profiles import Profile
 from infinitalk_cli.rung_store import store_rung, stored_rung
+from infinitalk_cli.rungs import first_rung, lower_rung
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from infinitalk_cli.estimate import find_card
-from infinitalk_cli.footprint import (
-    PUBLISHED,
-    JobShape,
-    first_rung,
-    num_read,
-    persistent_parameters,
-    ram_bytes,
-    vram_bytes,
-)
+from infinitalk_cli.footprint import PUBLISHED, JobShape, num_read, persistent_parameters, ram_bytes, vram_bytes
 from infinitalk_cli.hardware import BF16_CAPABILITY, Gpu, Hardware, choose_gpu, usable_ram_bytes
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.profile_table import PROFILE_OF_MEMORY, Preset, Profile, Quant, Size
 from infinitalk_cli.profiles import Wishes, find_profile, settle
+from infinitalk_cli.rungs import first_rung
 
 GIB = 1 << 30
 PUBLISHED_BLOCKS = 40

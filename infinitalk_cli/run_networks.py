@@ -1,6 +1,6 @@
 """The networks that make the video, built from their files and placed: on the GPU, or streamed to it.
 
-How the GPU is shared out is a `Rung`, chosen by arithmetic (`footprint`) or known from a run that had to step down
+How the GPU is shared out is a `Rung`, chosen by arithmetic (`rungs`) or known from a run that had to step down
 (`rung_store`). A chunk for which the memory does not suffice is made again on the next one: the weights move, the
 random numbers and the frames of the chunk before are the same, and so is the video.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from infinitalk_cli.footprint import JobShape, Rung, Stage, lower_rung
+from infinitalk_cli.footprint import JobShape, Rung
 from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.ladder import Ladder, release_gpu_memory
@@ -29,6 +29,7 @@ from infinitalk_cli.run_blocks import placement_notes, usable_ram_bytes
 from infinitalk_cli.run_dtypes import half_on_gpu
 from infinitalk_cli.run_transformer import NetworkSources, PlacedTransformer
 from infinitalk_cli.run_vae import load_vae, vae_dtype_of
+from infinitalk_cli.rungs import Stage, lower_rung
 from infinitalk_cli.sampling.stream import MadeChunk, Networks
 from infinitalk_cli.weights import WeightFiles
 

@@ -23,7 +23,6 @@ from infinitalk_cli.footprint import (
     JobShape,
     Rung,
     block_bytes,
-    first_rung,
     num_read,
     num_tokens,
     outside_bytes,
@@ -35,6 +34,7 @@ from infinitalk_cli.footprint import (
 from infinitalk_cli.hardware import Gpu, PcieLink
 from infinitalk_cli.profiles import Quant, Wishes, find_preset, find_profile, settle
 from infinitalk_cli.run_reports import estimate_lines
+from infinitalk_cli.rungs import first_rung
 from infinitalk_cli.sampling.chunk_plan import plan_chunks
 from infinitalk_cli.sampling.guidance import pass_kinds
 from infinitalk_cli.sampling.settings import SamplingSettings

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
-from infinitalk_cli.footprint import first_rung, vram_bytes
+from infinitalk_cli.footprint import vram_bytes
 from infinitalk_cli.hardware import Gpu, Hardware
 from infinitalk_cli.profile_choice import choose_profile, memory_shortfall, shape_of
 from infinitalk_cli.profiles import Wishes, find_preset, find_profile
+from infinitalk_cli.rungs import first_rung
 from tests.hardware_fixtures import NAMES, hardware
 
 GB = 10**9

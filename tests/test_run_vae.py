@@ -12,7 +12,7 @@ from torch import Tensor
 
 from infinitalk_cli import run_networks
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.footprint import JobShape, first_rung
+from infinitalk_cli.footprint import JobShape
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.models.encoder_config import VAEConfig
 from infinitalk_cli.models.vae import VideoVAE
@@ -20,6 +20,7 @@ from infinitalk_cli.profiles import VaeDtype, find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.run_vae import refuse_overflow, vae_dtype_of
+from infinitalk_cli.rungs import first_rung
 from infinitalk_cli.weights import locate
 from training.random_tree import ensure_random_weights
 

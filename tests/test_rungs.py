@@ -13,18 +13,7 @@ import torch
 
 from infinitalk_cli import run_networks
 from infinitalk_cli.errors import OutOfGpuMemoryError
-from infinitalk_cli.footprint import (
-    SMALL_TILE,
-    TILE,
-    JobShape,
-    Rung,
-    Stage,
-    block_bytes,
-    first_rung,
-    lower_rung,
-    persistent_parameters,
-    vram_bytes,
-)
+from infinitalk_cli.footprint import JobShape, Rung, block_bytes, persistent_parameters, vram_bytes
 from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.networks import read_dit_sizes
@@ -32,6 +21,7 @@ from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.rung_store import store_rung, stored_rung
+from infinitalk_cli.rungs import SMALL_TILE, TILE, Stage, first_rung, lower_rung
 from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import Networks, generate_chunks
