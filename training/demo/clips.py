@@ -39,13 +39,21 @@ class Filmed:
 
 
 class ClipMaker:
-    """Clips of one shape."""
+    """Clips of one shape. `sides`: least and greatest size of a single person who fills no picture, in pixels."""
 
-    def __init__(self, studio: Studio, num_people: int, num_frames: int, tracks: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self,
+        studio: Studio,
+        num_people: int,
+        num_frames: int,
+        tracks: tuple[Tensor, Tensor],
+        sides: tuple[float, float] | None = None,
+    ) -> None:
         self.studio = studio
         self.num_people = num_people
         self.num_frames = num_frames
         self.openings, self.widths = tracks
+        self.sides = sides
 
     @classmethod
     def load(
@@ -58,6 +66,7 @@ class ClipMaker:
         *,
         num_frames: int,
         held_out: bool = False,
+        sides: tuple[float, float] | None = None,
     ) -> ClipMaker:
         """With the people and the speech in the folder `data`."""
         device, kind = generator.device, "_held_out" if held_out else ""
@@ -66,7 +75,7 @@ class ClipMaker:
             waveforms = Corpus.load(data / f"speech{kind}.npz").waveforms(device)
             TRACKS[key] = mouth_opening(waveforms), mouth_width(waveforms)
         sprites = Sprites.of(Cutouts.load(data / f"people{kind}.npz"), device)
-        return cls(Studio(sprites, generator, height, width), num_people, num_frames, TRACKS[key])
+        return cls(Studio(sprites, generator, height, width), num_people, num_frames, TRACKS[key], sides)
 
     def pictures(self, batch: int) -> tuple[Tensor, Tensor]:
         """Frames `(batch, 3, T, H, W)` in [-1, 1] and how near each pixel is to a mouth `(batch, H, W)`."""
@@ -77,6 +86,8 @@ class ClipMaker:
         return picture * 2 - 1, self.near_mouth(people)
 
     def cast(self, batch: int) -> tuple[Figures, ...]:
+        if self.sides is not None:
+            return (self.studio.close(batch, *self.sides),)
         return (self.studio.alone(batch),) if self.num_people == 1 else self.studio.pair(batch)
 
     def near_mouth(self, people: tuple[Figures, ...]) -> Tensor:

@@ -140,6 +140,12 @@ class Studio:
         y = self.height * 0.5 + side * self.draw(batch, -0.02, 0.16)
         return self.figures(batch, side, x, y)
 
+    def close(self, batch: int, low: float, high: float) -> Figures:
+        """One person per clip, of this size in pixels, the mouth anywhere but at the edge."""
+        side = self.draw(batch, low, high)
+        x, y = self.width * self.draw(batch, 0.15, 0.85), self.height * self.draw(batch, 0.25, 0.9)
+        return self.figures(batch, side, x, y)
+
     def pair(self, batch: int) -> tuple[Figures, Figures]:
         """Two people per clip who do not hide each other's head; who of them is on the left is open."""
         side = min(self.height, self.width * 0.62) * self.draw(batch, 0.78, 1.02)

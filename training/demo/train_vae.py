@@ -1,15 +1,22 @@
 """Trains the video VAE on clips of the moving people.
 
 `python -m training.demo.train_vae --data DIR --out DIR --minutes 7.5` writes `vae.safetensors`. The loss is the
-absolute difference of pixels and of their gradients, mouths counting more, and a light pull of the latents to unit
-normal. Half of the steps see cut-outs about faces, where the detail is, four times as many of them. At the end the
-latents' mean and spread are measured and folded into the two 1x1x1 convolutions around them, so that the normalised
-latents of our people have mean 0 and deviation 1, as the transformer likes them.
+absolute difference of pixels, of their gradients and of their change from frame to frame, mouths counting more, and a
+light pull of the latents to unit normal. Without the change counting by itself, what stands still flickers, most of all
+where one latent follows another. The decoder sees the latents with noise, as the transformer makes none exactly.
+
+Two steps of three see close-ups of faces, small and large, where the detail is. At the end the latents' mean and spread
+are measured and folded into the two 1x1x1 convolutions around them, so that the normalised latents of our people have
+mean 0 and deviation 1, as the transformer likes them.
+
+Several GPUs train one VAE together, one process each (`pace.Crew`).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,22 +31,25 @@ from infinitalk_cli.models.vae import VideoVAE, latent_statistics
 from infinitalk_cli.models.vae_layers import HISTORY, CausalConv3d, TemporalCache
 from training.demo.clips import ClipMaker
 from training.demo.networks import VAE_FILE, load_weights, new_vae, save_half
-from training.demo.pace import Averaged, Log, Pace, optimizer_for, pick_device, take_step
+from training.demo.pace import Averaged, Crew, Log, Pace, optimizer_for, pick_device, take_step
 
 PEAK = 1.2e-3
-MOUTH_WEIGHT = 4.0
+MOUTH_WEIGHT = 8.0
 GRADIENT_WEIGHT = 0.5
-PULL = 1e-3
-FIRST_WEIGHT = 3.0
+CHANGE_WEIGHT = 2.0
+PULL = 5e-4
+MOST_NOISE = 0.12
+"""Largest deviation of the noise on latents beyond the posterior's own; each clip has its own."""
+FIRST_WEIGHT = 8.0
 """Of the first frame, which has a latent for itself and no past."""
 SHAPES = ((128, 128, 1), (96, 160, 2), (144, 112, 1))
-CROP = 64
-"""Side of a cut-out."""
+CLOSE_UP = (64, 64, 1)
+SAVE_S = 150.0
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a step sees. share: of the batch, so that all steps take about the same time.
+    """What a step sees. share: of the batch, so that all steps take about the same time. sides: see `ClipMaker`.
 
     The decoder looks back over 70 frames: trained on short clips alone it falls apart behind them.
     """
@@ -47,13 +57,16 @@ class Kind:
     shape: tuple[int, int, int]
     num_frames: int = 33
     share: float = 1.0
-    is_cropped: bool = False
+    sides: tuple[float, float] | None = None
 
 
 WHOLE, PAIR, UPRIGHT = (Kind(shape) for shape in SHAPES)
-LONG, FACE = Kind(SHAPES[0], num_frames=81, share=0.4), Kind(SHAPES[0], share=4.0, is_cropped=True)
-ROUND = (LONG, FACE, WHOLE, FACE, PAIR, FACE, UPRIGHT, FACE)
-"""The kinds of eight steps in a row."""
+LONG = Kind(SHAPES[0], num_frames=81, share=0.4)
+SMALL, LARGE = Kind(CLOSE_UP, share=4.0, sides=(58, 112)), Kind(CLOSE_UP, share=4.0, sides=(105, 175))
+BRIEF = Kind(CLOSE_UP, num_frames=9, share=14.0, sides=(58, 112))
+"""As many frames as a chunk hands on."""
+ROUND = (LONG, SMALL, LARGE, PAIR, SMALL, BRIEF, WHOLE, SMALL, LARGE, UPRIGHT, SMALL, BRIEF, PAIR, SMALL, LARGE)
+"""The kinds of so many steps in a row."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Coded:
 
 
 def through(vae: VideoVAE, frames: Tensor, generator: torch.Generator | None) -> Coded:
-    """Encode and decode with gradients; with a generator, noise is added to the latents as in training a VAE.
+    """Encode and decode with gradients; with a generator, noise is added to the latents: the posterior's, and more.
 
     All frames but the first, and all latents but the first, go as one group: the same sums in far fewer steps.
     """
@@ -83,7 +96,8 @@ def through(vae: VideoVAE, frames: Tensor, generator: torch.Generator | None) ->
     noisy = latents
     if generator is not None:
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        noisy = latents + (0.5 * log_variance).exp() * noise
+        more = MOST_NOISE * torch.rand((len(latents), 1, 1, 1, 1), generator=generator, device=latents.device)
+        noisy = latents + (log_variance.exp() + more.square()).sqrt() * noise
     cache = TemporalCache()
     pieces: list[Tensor] = []
     for group in (noisy * spread + center).split([1, noisy.shape[2] - 1], dim=2):
@@ -124,17 +138,21 @@ def with_past(layer: CausalConv3d, frames: Tensor, cache: TemporalCache) -> Tens
     return whole
 
 
-def loss_of(coded: Coded, frames: Tensor, near_mouth: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The loss and its parts. near_mouth: `(B, H, W)`."""
+def loss_of(coded: Coded, frames: Tensor, near_mouth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its parts, still on the device. near_mouth: `(B, H, W)`."""
     weight = (1 + MOUTH_WEIGHT * near_mouth)[:, None, None]
+    weight = weight / weight.mean()
     difference = coded.frames - frames
     away = (difference.abs() * weight).mean(dim=(0, 1, 3, 4))
     pixels = away.mean() + FIRST_WEIGHT * away[0] / len(away)
-    edges = (difference.diff(dim=3).abs().mean() + difference.diff(dim=4).abs().mean()) / 2
+    rows, columns = difference.diff(dim=3).abs() * weight[..., 1:, :], difference.diff(dim=4).abs() * weight[..., 1:]
+    edges = (rows.mean() + columns.mean()) / 2
+    change = (difference.diff(dim=2).abs() * weight).mean()
     spread = coded.log_variance.exp()
     pull = 0.5 * (coded.latents.square() + spread - 1 - coded.log_variance).mean()
-    loss = pixels + GRADIENT_WEIGHT * edges + PULL * pull
-    return loss, {"pixels": pixels.item(), "edges": edges.item(), "pull": pull.item()}
+    loss = pixels + GRADIENT_WEIGHT * edges + CHANGE_WEIGHT * change + PULL * pull
+    parts = {"pixels": pixels, "first": away[0], "edges": edges, "change": change, "pull": pull}
+    return loss, {name: part.detach() for name, part in parts.items()}
 
 
 def main() -> None:
@@ -151,60 +169,55 @@ def main() -> None:
     wish = parser.parse_args()
     wish.out.mkdir(parents=True, exist_ok=True)
     with plain_forms():
-        train(wish, pick_device(wish.device, tries_kernels=True), Log(wish.out / "log.jsonl", "vae"))
+        device = pick_device(wish.device, tries_kernels=True)
+        crew = Crew.join(device)
+        train(wish, device, Log(wish.out / "log.jsonl", "vae", crew))
 
 
 def train(wish: argparse.Namespace, device: torch.device, log: Log) -> None:
     """Until the time is up; then the latents are measured and the VAE is stored."""
     convolve_as_pictures()
-    generator = torch.Generator(device).manual_seed(wish.seed)
-    makers = {kind: clips_of(wish, generator, kind.shape, kind.num_frames) for kind in ROUND}
+    crew = log.crew
+    generator = torch.Generator(device).manual_seed(crew.seed(wish.seed + 1000 * wish.resume))  # not the clips before
+    makers = {kind: clips_of(wish, generator, kind) for kind in ROUND}
     vae = new_vae(wish.seed).to(device)
     if wish.resume:
         load_weights(vae, wish.out / VAE_FILE)
     optimizer, average = optimizer_for(vae, device, PEAK), Averaged(vae, 0.998)
-    pace = Pace(wish.minutes, wish.steps, tuple(wish.span))
+    pace = Pace(wish.minutes, wish.steps, tuple(wish.span), crew, device)
+    saved = time.monotonic()
     for step in pace:
         kind = ROUND[step % len(ROUND)]
         with torch.no_grad():
             frames, near_mouth = makers[kind].pictures(max(1, round(kind.share * wish.batch)))
-            if kind.is_cropped:
-                frames, near_mouth = about_faces(frames, near_mouth, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             coded = through(vae, frames, generator)
         loss, parts = loss_of(coded, frames, near_mouth)
-        take_step(optimizer, vae, loss, pace.learning_rate(PEAK))
+        take_step(optimizer, vae, loss, pace.learning_rate(PEAK), crew=crew)
         average.update(step)
-        if step % 100 == 0 or step < 3:
-            log.write(step=step, seconds=pace.elapsed_s, loss=loss.item(), **parts)
-    vae.load_state_dict({**vae.state_dict(), **average.state()})
-    fold_statistics(vae, [clips_of(wish, generator, shape, 33).pictures(4)[0] for shape in SHAPES for _ in range(6)])
-    save_half(vae.state_dict(), wish.out / VAE_FILE)
-    log.write(step=pace.step, seconds=pace.elapsed_s, **held_out(vae, wish))
+        if step % 101 == 0 or step < 3:
+            log.write(step=step, seconds=pace.elapsed_s, **{name: part.item() for name, part in parts.items()})
+        if crew.leads and time.monotonic() - saved > SAVE_S:
+            store(vae, average, wish)
+            saved = time.monotonic()
+    if crew.leads:
+        log.write(step=pace.step, seconds=pace.elapsed_s, **held_out(store(vae, average, wish), wish))
 
 
-def about_faces(frames: Tensor, near_mouth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Squares of side `CROP` somewhere about the faces: of the frames `(B, 3, T, H, W)` and the map `(B, H, W)`."""
-    height, width = near_mouth.shape[1:]
-    peaks = near_mouth.flatten(1).argmax(dim=1)
-    jitter = torch.rand((len(peaks), 2), generator=generator, device=peaks.device) - 0.5
-    tops = peaks // width - 0.62 * CROP + jitter[:, 0] * 0.9 * CROP  # more often above the mouth than below
-    lefts = peaks % width - 0.5 * CROP + jitter[:, 1] * 0.9 * CROP
-    places = [
-        (slice(top, top + CROP), slice(left, left + CROP))
-        for top, left in zip(
-            tops.long().clamp(0, height - CROP).tolist(), lefts.long().clamp(0, width - CROP).tolist(), strict=True
-        )
-    ]
-    cut = torch.stack([clip[:, :, rows, columns] for clip, (rows, columns) in zip(frames, places, strict=True)])
-    return cut, torch.stack([near[place] for near, place in zip(near_mouth, places, strict=True)])
+def store(vae: VideoVAE, average: Averaged, wish: argparse.Namespace) -> VideoVAE:
+    """Write the averaged weights, their latents normalised, to the output folder."""
+    stored = copy.deepcopy(vae)
+    stored.load_state_dict({**vae.state_dict(), **average.state()})
+    generator = torch.Generator(vae.conv1.weight.device).manual_seed(wish.seed)
+    makers = [clips_of(wish, generator, kind) for kind in (WHOLE, PAIR, UPRIGHT)]
+    fold_statistics(stored, [maker.pictures(4)[0] for maker in makers for _ in range(6)])
+    save_half(stored.state_dict(), wish.out / VAE_FILE)
+    return stored
 
 
-def clips_of(
-    wish: argparse.Namespace, generator: torch.Generator, shape: tuple[int, int, int], num_frames: int
-) -> ClipMaker:
+def clips_of(wish: argparse.Namespace, generator: torch.Generator, kind: Kind) -> ClipMaker:
     """Clips of the training people."""
-    return ClipMaker.load(wish.data, generator, *shape, num_frames=num_frames)
+    return ClipMaker.load(wish.data, generator, *kind.shape, num_frames=kind.num_frames, sides=kind.sides)
 
 
 @torch.no_grad()
