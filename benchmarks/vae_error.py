@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infinitalk_cli.measure import REAL_VAE, TINY_VAE, Stopwatch, VaeSetting, Workload, drain, smooth_frames
+from infinitalk_cli.measure import Stopwatch, Workload
+from infinitalk_cli.measure_vae import REAL_VAE, TINY_VAE, VaeSetting, drain, smooth_frames
 from infinitalk_cli.media.image import plan_crop, read_image, to_frames
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.memory.tensor_files import open_tensors

@@ -24,18 +24,15 @@ from infinitalk_cli import __version__
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError, OutOfGpuMemoryError
 from infinitalk_cli.measure import (
     ATTENTIONS,
-    Ceilings,
     Measured,
     PassSetting,
     Stopwatch,
-    VaeSetting,
     Weights,
     Workload,
-    measure_color,
     measure_pass,
-    measure_vae,
 )
 from infinitalk_cli.measure_attention import measure_attention
+from infinitalk_cli.measure_ceilings import Ceilings
 from infinitalk_cli.measure_encoders import (
     measure_audio,
     measure_first_pass,
@@ -43,6 +40,7 @@ from infinitalk_cli.measure_encoders import (
     measure_load,
     measure_text,
 )
+from infinitalk_cli.measure_vae import VaeSetting, measure_color, measure_vae
 from infinitalk_cli.memory.allocator import use_growing_segments
 from infinitalk_cli.models.attention import chosen_kernels
 from infinitalk_cli.progress import OnProgress, Progress, ignore_progress

@@ -1,4 +1,4 @@
-"""What `talk bench` times: the networks at their real size with random weights, and what the machine can do at most.
+"""How `talk bench` times the networks at their real size with random weights, and the passes of the transformer.
 
 How long a network takes does not depend on the values of its weights, so none need be there. Weights and inputs are
 normal random numbers, never zeros, on which GPUs run faster. A pass is one call of the transformer; everything is
@@ -9,34 +9,24 @@ allocator, weights included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infinitalk_cli.media.color import match_color
 from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
-from infinitalk_cli.memory.quant_matmul import best_product, quantize_activations
-from infinitalk_cli.models.attention import Kernel, attention, use_kernel
+from infinitalk_cli.models.attention import Kernel, use_kernel
 from infinitalk_cli.models.config import DiTConfig
 from infinitalk_cli.models.dit import DiT
-from infinitalk_cli.models.encoder_config import VAEConfig
 from infinitalk_cli.models.fused import plain_forms
-from infinitalk_cli.models.vae import VideoVAE
 
 REAL_DIT = DiTConfig(dim=5120, ffn_dim=13824, freq_dim=256, num_heads=40, num_layers=40)
-REAL_VAE = VAEConfig(
-    dim=96, z_dim=16, stage_dims=(96, 192, 384, 384), halves_time=(False, True, True), num_res_blocks=2
-)
 TINY_DIT = DiTConfig(dim=64, ffn_dim=128, freq_dim=32, num_heads=2, num_layers=3, text_dim=32, text_len=16)
-TINY_VAE = VAEConfig(dim=8, z_dim=16, stage_dims=(8, 8, 16, 16), halves_time=(False, True, True), num_res_blocks=1)
 
 Weights = Literal["bf16", "fp8", "int8"]
 ATTENTIONS: dict[str, Kernel] = {"attention8": "cudnn-fp8", "qk8": "int8", "qkv8": "int8-fp8"}
@@ -257,98 +247,3 @@ def pass_tflop(config: DiTConfig, work: Workload) -> float:
         + 4 * n * d * config.ffn_dim
     )  # fmt: skip
     return config.num_layers * per_block / 1e12
-
-
-@dataclass(frozen=True)
-class VaeSetting:
-    """A number format and layout of the VAE."""
-
-    dtype: torch.dtype
-    channels_last: bool
-
-    @property
-    def name(self) -> str:
-        """Such as "bfloat16 channels-last"."""
-        return str(self.dtype).removeprefix("torch.") + " channels-last" * self.channels_last
-
-
-@torch.no_grad()
-def measure_vae(settings: list[VaeSetting], work: Workload, watch: Stopwatch) -> Iterator[Measured]:
-    """Time encoding and decoding of a chunk; the note says how far results are from those of the first setting.
-
-    Args: settings: the exact one first.
-    """
-    torch.manual_seed(0)
-    with watch.device:
-        vae = VideoVAE(TINY_VAE if work.is_tiny else REAL_VAE).eval()
-        frames = smooth_frames(work)
-        latents = torch.randn(1, 16, *work.latent_size)
-    exact: dict[str, Tensor] = {}
-    state = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    for setting in settings:
-        vae.to(setting.dtype)
-        vae.load_state_dict(state)
-        if setting.channels_last:
-            vae.use_channels_last()
-        for kind, call in (
-            ("encode", lambda: vae.encode(frames)),
-            ("decode", lambda: drain(vae.decode_stream(latents))),
-        ):
-            made = vae.encode(frames) if kind == "encode" else vae.decode(latents)
-            expected = exact.setdefault(kind, made)
-            off = ((made - expected).norm() / expected.norm()).item()
-            worst = (made - expected).abs().amax().item()
-            del made
-            yield watch.measure(f"VAE {kind}, {setting.name}", call, note=f"off by {off:.2e}, at most {worst:.3f}")
-
-
-def smooth_frames(work: Workload) -> Tensor:
-    """Frames `(1, 3, T, H, W)` with large shapes in them, as pictures have."""
-    coarse = torch.randn(1, 3, work.num_frames // 8 + 2, work.height // 32, work.width // 32)
-    size = (work.num_frames, work.height, work.width)
-    return F.interpolate(coarse, size=size, mode="trilinear").clamp_(-1, 1)
-
-
-def drain(pieces: Iterator[Tensor]) -> None:
-    """Let a generator do its work, holding one piece at a time."""
-    for _ in pieces:
-        pass
-
-
-@torch.no_grad()
-def measure_color(work: Workload, watch: Stopwatch) -> Measured:
-    """Time the colour correction of a chunk."""
-    with watch.device:
-        frames = smooth_frames(work)
-    return watch.measure("colour correction", lambda: match_color(frames, frames[:, :, :1], 1.0))
-
-
-@dataclass
-class Ceilings:
-    """The most that the device does, on the shapes of a pass."""
-
-    work: Workload
-    watch: Stopwatch
-    config: DiTConfig = field(default=REAL_DIT)
-
-    @torch.no_grad()
-    def measure(self) -> Iterator[Measured]:
-        """Products in bfloat16 and 8 bits, attention, and copies: `tflop` of a copy counts 10^12 bytes."""
-        n, d = self.work.num_tokens, self.config.dim
-        device = self.watch.device
-        x, w = (torch.randn(rows, d, device=device, dtype=torch.bfloat16) for rows in (n, d))
-        tflop = 2 * n * d * d / 1e12
-        yield self.watch.measure("bf16 linear", lambda: F.linear(x, w), tflop=tflop)
-        for name, dtype in EIGHT_BIT.items():
-            product = best_product(device, dtype, torch.bfloat16)
-            if product is not None:
-                given = (*quantize_activations(x, dtype), *quantize_rows(w, dtype), None, torch.bfloat16)
-                yield self.watch.measure(f"{name} linear", partial(product, *given), tflop=tflop)
-        q = torch.randn(1, n, self.config.num_heads, self.config.head_dim, device=device, dtype=torch.bfloat16)
-        yield self.watch.measure("attention", lambda: attention(q, q, q), tflop=4 * n * n * d / 1e12)
-        copy = torch.empty_like(x)
-        yield self.watch.measure("device copy, read and write", lambda: copy.copy_(x), tflop=2 * x.nbytes / 1e12)
-        locked = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-        yield self.watch.measure(
-            "locked RAM to device", lambda: copy.copy_(locked, non_blocking=True), tflop=x.nbytes / 1e12
-        )
