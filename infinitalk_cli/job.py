@@ -190,7 +190,8 @@ def _checked(raw: Mapping[str, Any], source: Source, folders: tuple[Path, ...]) 
     """The job of raw fields. `folders`: in which relative paths are looked up, the first one first."""
     from pydantic import ValidationError
 
-    from infinitalk_cli.job_schema import JobForm, relation_problems
+    from infinitalk_cli.job_relations import relation_problems
+    from infinitalk_cli.job_schema import JobForm
     from infinitalk_cli.job_values import Lookup
 
     if raw.get("tts_audio") is not None and raw.get("cond_audio") == {}:  # as the reference programs write it
