@@ -76,12 +76,7 @@ def make_files(conversions: Sequence[Conversion], weights_dir: Path, record: Rec
 
     meter = Meter(sum(conversion.num_bytes for conversion in conversions), stage="convert")
     for conversion in conversions:
-
-        def count(num_bytes: int, name: str = conversion.path.name) -> None:
-            meter.add(num_bytes)
-            on_progress(meter.read(name))
-
-        sha256 = conversion.run(count)
+        sha256 = conversion.run(meter.telling(on_progress, conversion.path.name))
         record.add(conversion.path.relative_to(weights_dir).as_posix(), sha256, verified=False)
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,15 @@ class Meter:
         """Count bytes; a negative count takes back."""
         with self._lock:
             self._done_bytes += count
+
+    def telling(self, on_progress: OnProgress, message: str = "") -> Callable[[int], None]:
+        """A counter that tells at once where the work is."""
+
+        def count(num_bytes: int) -> None:
+            self.add(num_bytes)
+            on_progress(self.read(message))
+
+        return count
 
     def read(self, message: str = "") -> Progress:
         """Where the work is now, its speed over the last seconds and the time left at that speed."""

@@ -73,6 +73,7 @@ SHELL = (
     "download_command",
     "weights_commands",
     "convert_command",
+    "import_command",
 )
 
 ENGINE_PACKAGES = ("models*", "sampling*", "memory*", "media*", "parallel*")
@@ -112,7 +113,7 @@ ROOMS = (
     Room(STORE, may=("errors", "progress", "voices", "weights", "compact", "repackaged")),
     Room(("weights_reports",), may=("console",), typing_only=STORE),
     Room(
-        ("download_command", "weights_commands", "convert_command"),
+        ("download_command", "weights_commands", "convert_command", "import_command"),
         may=("console*", "options_values", "run_choice", *DATA),
         inside=(*STORE, "run_loras", "weights_reports", "convert", "convert_when_it_pays", "memory*"),
     ),
