@@ -1,12 +1,4 @@
-"""LoRA files added to the weights of a network, plain or in 8 bits.
-
-Tools spell the same few statements in many ways. A key is read as prefix, layer and role:
-
-    prefix  none, `diffusion_model.`, `model.diffusion_model.`, `transformer.`, `pipe.dit.`, or `lora_unet_(_)` with
-            underscores instead of dots in what follows
-    layer   the network's own names, or those of the diffusers library
-    role    lora_down and lora_up, or lora_A and lora_B: weight += scale * up @ down, times alpha / rank if there is
-            an `alpha`; diff: weight += scale * diff; diff_b: bias; diff_m or modulation.diff: modulation
+"""LoRA files added to the weights of a network, plain or in 8 bits. What a file asks for, `lora_keys.py` reads.
 
 All files are summed in float32 on top of the weight and the result is rounded once; 8-bit weights are dequantised,
 summed and quantised again row by row. Or up and down stay matrices of their own, beside the weight (`lora_beside.py`).
@@ -21,7 +13,7 @@ Tensors without values are left out when LoRAs are merged: they come from their 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,21 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.memory.keymaps import has_diffusers_names, original_name
+from infinitalk_cli.memory.lora_keys import LoraChange, LowRank, changes_of
 from infinitalk_cli.memory.quant import QuantizedLinear
 from infinitalk_cli.memory.tensor_files import TensorRef, open_tensors
 
-DOTTED_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.")
-UNDERSCORE_PREFIXES = ("lora_unet__", "lora_unet_")
 REFERENCE_KEY = re.compile(r"diffusion_model\..+(?<!\.modulation)\.(lora_down\.weight|lora_up\.weight|diff|diff_b)")
 """What the reference program applies."""
-
-_KEY = re.compile(
-    r"(?P<layer>.+?)\.(?P<role>lora_down|lora_up|lora_A|lora_B|alpha|modulation\.diff|diff_m|diff_b|diff)"
-    r"(\.default)?(\.weight)?"
-)
-_ROLES = {"lora_A": "lora_down", "lora_B": "lora_up", "modulation.diff": "diff_m"}
-_DIFFERENCES = {"diff": "weight", "diff_b": "bias", "diff_m": "modulation"}
 
 
 @dataclass(frozen=True)
@@ -73,50 +56,13 @@ class LoraReport:
     skipped: tuple[SkippedTensor, ...]
 
 
-def _impossible(device: torch.device) -> Tensor:
-    raise AssertionError(f"a change with a problem was asked for on {device}")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The product `strength() * up @ down` that is to be added to a matrix, still unread.
-
-    `down`: `(rank, in)`; `up`: `(out, rank)`. `strength`: all scales in one number.
-    """
-
-    down: TensorRef
-    up: TensorRef
-    strength: Callable[[], float]
-
-    @property
-    def rank(self) -> int:
-        """How narrow it is."""
-        return self.down.shape[0]
-
-    def times(self, scale: float) -> LowRank:
-        """The same, so much stronger."""
-        return replace(self, strength=lambda: scale * self.strength())
-
-
-@dataclass(frozen=True)
-class _Change:
-    """An addition to one parameter, still unread; with a `problem` it cannot be made. `product`: if it is one."""
-
-    parameter: str
-    refs: tuple[TensorRef, ...]  # the tensors of the file that it is made of
-    shape: tuple[int, ...] = ()
-    make: Callable[[torch.device], Tensor] = _impossible
-    problem: str = ""
-    product: LowRank | None = None
-
-
 @dataclass(frozen=True)
 class LoraPlan:
     """What LoRA files add to the parameters of a network. Nothing of it is read yet."""
 
     reports: tuple[LoraReport, ...] = ()
-    _additions: Mapping[str, list[tuple[float, _Change]]] = field(
-        default_factory=dict[str, "list[tuple[float, _Change]]"]
+    _additions: Mapping[str, list[tuple[float, LoraChange]]] = field(
+        default_factory=dict[str, "list[tuple[float, LoraChange]]"]
     )
 
     @property
@@ -136,7 +82,7 @@ class LoraPlan:
 
     def without_products(self, parameters: Collection[str]) -> LoraPlan:
         """What is left to add where the products for these parameters take effect otherwise."""
-        left: dict[str, list[tuple[float, _Change]]] = {}
+        left: dict[str, list[tuple[float, LoraChange]]] = {}
         for name, additions in self._additions.items():
             rest = [(scale, change) for scale, change in additions if name not in parameters or change.product is None]
             if rest:
@@ -161,7 +107,7 @@ def plan_loras(module: nn.Module, loras: Sequence[Lora], *, only_reference_keys:
     """
     targets = _Targets(module)
     plans = [_plan(lora, targets, only_reference_keys) for lora in loras]
-    additions: dict[str, list[tuple[float, _Change]]] = {}
+    additions: dict[str, list[tuple[float, LoraChange]]] = {}
     for lora, (changes, _) in zip(loras, plans, strict=True):
         for change in changes:
             additions.setdefault(change.parameter, []).append((lora.scale, change))
@@ -216,7 +162,7 @@ class _Targets:
         """The layer whose name has underscores here in place of dots, else `name`."""
         return self._layers_by_underscores.get(name, name)
 
-    def misfit(self, change: _Change) -> str:
+    def misfit(self, change: LoraChange) -> str:
         """Why a change cannot be applied, or nothing."""
         if change.parameter in self._quantized:
             shape = tuple(self._quantized[change.parameter].data.shape)
@@ -253,13 +199,14 @@ class _Targets:
             layer.requantize(total)
 
 
-def _plan(lora: Lora, targets: _Targets, only_reference_keys: bool) -> tuple[list[_Change], LoraReport]:
+def _plan(lora: Lora, targets: _Targets, only_reference_keys: bool) -> tuple[list[LoraChange], LoraReport]:
     """Sort a file's tensors into changes that fit and tensors that have no effect."""
     refs = list(lora.tensors.values())
     ignored = {ref.name for ref in refs if only_reference_keys and not REFERENCE_KEY.fullmatch(ref.name)}
     skipped = {ref.name: "the reference program ignores it" for ref in refs if ref.name in ignored}
-    fitting: list[_Change] = []
-    for change in _changes([ref for ref in refs if ref.name not in ignored], targets):
+    fitting: list[LoraChange] = []
+    wanted = [ref for ref in refs if ref.name not in ignored]
+    for change in changes_of(wanted, targets.layer_of_underscores):
         problem = change.problem or targets.misfit(change)
         if problem:
             skipped.update((ref.name, problem) for ref in change.refs)
@@ -273,74 +220,6 @@ def _plan(lora: Lora, targets: _Targets, only_reference_keys: bool) -> tuple[lis
         num_parameters=len({change.parameter for change in fitting}),
         skipped=tuple(SkippedTensor(name, reason) for name, reason in skipped.items()),
     )
-
-
-def _changes(refs: Sequence[TensorRef], targets: _Targets) -> list[_Change]:
-    """Everything that the tensors of a file ask for; each tensor is part of exactly one change."""
-    changes: list[_Change] = []
-    layers: dict[str, dict[str, TensorRef]] = {}
-    in_diffusers_names = has_diffusers_names(_without_dotted_prefix(ref.name) for ref in refs)
-    for ref in refs:
-        layer, role = _layer_and_role(ref.name, targets, in_diffusers_names)
-        roles = layers.setdefault(layer, {})
-        if not role or role in roles:
-            problem = f"a second {role} of {layer}" if role else "in no known form of LoRA"
-            changes.append(_Change(layer, (ref,), problem=problem))
-        else:
-            roles[role] = ref
-    for layer, roles in layers.items():
-        changes += _layer_changes(layer, roles)
-    return changes
-
-
-def _layer_and_role(key: str, targets: _Targets, in_diffusers_names: bool) -> tuple[str, str]:
-    """Layer, under the network's own name, and role of a key; an empty role if it has no known form."""
-    match = _KEY.fullmatch(key)
-    if match is None:
-        return key, ""
-    layer, role = match["layer"], _ROLES.get(match["role"], match["role"])
-    if prefix := next((p for p in UNDERSCORE_PREFIXES if layer.startswith(p)), ""):
-        return targets.layer_of_underscores(layer.removeprefix(prefix)), role
-    layer = _without_dotted_prefix(layer)
-    return original_name(layer) if in_diffusers_names else layer, role
-
-
-def _without_dotted_prefix(name: str) -> str:
-    return name.removeprefix(next((prefix for prefix in DOTTED_PREFIXES if name.startswith(prefix)), ""))
-
-
-def _layer_changes(layer: str, roles: Mapping[str, TensorRef]) -> Iterator[_Change]:
-    down, up, alpha = (roles.get(role) for role in ("lora_down", "lora_up", "alpha"))
-    pair = tuple(ref for ref in (down, up, alpha) if ref is not None)
-    if down is not None and up is not None:
-        yield _product(f"{layer}.weight", pair, down, up, alpha)
-    elif pair:
-        yield _Change(f"{layer}.weight", pair, problem="the rest of the pair is not in the file")
-    for role, leaf in _DIFFERENCES.items():
-        if role in roles:
-            yield _difference(f"{layer}.{leaf}", roles[role])
-
-
-def _product(
-    parameter: str, refs: tuple[TensorRef, ...], down: TensorRef, up: TensorRef, alpha: TensorRef | None
-) -> _Change:
-    """`alpha / rank * up @ down`: down `(rank, in, ...)`, up `(out, rank, ...)`; further axes are a convolution's."""
-    shape = (up.shape[0], *down.shape[1:])
-    if len(up.shape) < 2 or len(down.shape) < 2 or up.shape[1] != down.shape[0]:
-        return _Change(parameter, refs, problem=f"up {list(up.shape)} and down {list(down.shape)} do not multiply")
-
-    def strength() -> float:
-        return 1.0 if alpha is None else alpha.load().item() / down.shape[0]
-
-    def make(device: torch.device) -> Tensor:
-        left, right = (ref.load().to(device, torch.float32).flatten(1) for ref in (up, down))
-        return strength() * (left @ right).reshape(shape)
-
-    return _Change(parameter, refs, shape, make, product=LowRank(down, up, strength))
-
-
-def _difference(parameter: str, ref: TensorRef) -> _Change:
-    return _Change(parameter, (ref,), ref.shape, lambda device: ref.load().to(device, torch.float32))
 
 
 def _no_effect(lora: Lora, skipped: Mapping[str, str]) -> WeightsError:

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infinitalk_cli.memory.lora import LoraPlan, LowRank
+from infinitalk_cli.memory.lora import LoraPlan
+from infinitalk_cli.memory.lora_keys import LowRank
 from infinitalk_cli.memory.quant import QuantizedLinear
 from infinitalk_cli.memory.tensor_files import TensorRef
 
