@@ -119,8 +119,8 @@ def download(options: DownloadOptions) -> None:
 
 def wanted_files(options: DownloadOptions, need: "Need", weights_dir: Path, console: Console) -> "Sequence[HubFile]":
     """The published files that the options ask for, but for those that other files here have replaced."""
-    from infinitalk_cli.download_plan import repackaged_parts, without_replaced
     from infinitalk_cli.manifest import at_revisions, only_files, plan_files
+    from infinitalk_cli.replaced_files import repackaged_parts, without_replaced
 
     files = plan_files(need)
     if options.only:

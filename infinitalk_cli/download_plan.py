@@ -8,21 +8,18 @@ run a matter of milliseconds. Only repositories of files that are not known are 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from infinitalk_cli.compact import IMAGE_ENCODER, is_current, text_encoder_place, transformer_place
 from infinitalk_cli.errors import DoesNotFitError, WeightsError
-from infinitalk_cli.file_headers import header_problem
-from infinitalk_cli.hub import Hub, NotOnHubError, RemoteFile, RevisionGoneError
-from infinitalk_cli.manifest import HubFile, Need, Purpose
+from infinitalk_cli.hub import Hub, RemoteFile
+from infinitalk_cli.hub_listings import Listings
+from infinitalk_cli.manifest import HubFile
 from infinitalk_cli.part_file import part_path
 from infinitalk_cli.progress import OnNote
 from infinitalk_cli.published import published_size
-from infinitalk_cli.repackaged import Kind, find_repackaged
-from infinitalk_cli.weights import COMPACT_FORMS, Quant, repackaged_transformer
 from infinitalk_cli.weights_record import Entry, Record
 
 State = Literal["have", "check", "link", "need"]
@@ -180,53 +177,6 @@ def recorded_commits(record: Record) -> dict[tuple[str, str], str]:
     return {(entry.repository, entry.revision): entry.commit for entry in record.entries if entry.commit}
 
 
-def without_replaced(files: Sequence[HubFile], need: Need, weights_dir: Path) -> tuple[HubFile, ...]:
-    """The files that a run still reads where compact files or another program's have taken the place of others.
-
-    Raises: WeightsError: if a compact file is damaged.
-    """
-    replaced = {
-        purpose for purpose, place in replacing_places(need).items() if is_current(weights_dir / place, weights_dir)
-    }
-    replaced |= repackaged_parts(need, weights_dir).keys()
-    return tuple(file for file in files if file.purpose not in replaced or file.path.endswith(".json"))
-
-
-def repackaged_parts(need: Need, weights_dir: Path) -> dict[Purpose, Path]:
-    """What another program's files in the tree serve for, in the form that this need asks for; no damaged ones."""
-    found: dict[Purpose, Path | None] = {
-        purpose: find_repackaged(weights_dir, *kinds) for purpose, kinds in _repackaged_kinds(need).items()
-    }
-    if need.quant != "none" and not need.merged_lora:
-        apart = repackaged_transformer(weights_dir, need.engine, need.num_speakers, need.quant)
-        found["transformer"] = apart[0][0] if apart else None
-    return {purpose: path for purpose, path in found.items() if path is not None and header_problem(path) is None}
-
-
-def _repackaged_kinds(need: Need) -> dict[Purpose, tuple[Kind, ...]]:
-    texts: dict[Quant, tuple[Kind, ...]] = {
-        "none": ("text_none",),
-        "fp8": ("text_fp8",),
-        "int8": ("text_int8", "text_fp8"),
-    }
-    kinds: dict[Purpose, tuple[Kind, ...]] = {"text": texts[need.quant], "image": ("image",), "vae": ("vae",)}
-    if need.quant == "none":
-        kinds["transformer"] = ("base_none",)
-        if need.engine == "infinitetalk":
-            kinds["adapter"] = ("adapter_single" if need.num_speakers == 1 else "adapter_multi",)
-    return {**kinds, "audio": ("audio",)}
-
-
-def replacing_places(need: Need) -> dict[Purpose, str]:
-    """Where the compact files of this need would be, by what they replace. A published merged LoRA has no such file."""
-    form = COMPACT_FORMS[need.quant]
-    encoders: dict[Purpose, str] = {"text": text_encoder_place(form), "image": IMAGE_ENCODER}
-    if need.merged_lora:
-        return encoders
-    transformer = transformer_place(need.engine, need.num_speakers, form)
-    return {"transformer": transformer, "adapter": transformer, **encoders}
-
-
 def check_room(plan: Plan) -> None:
     """Refuse a download that can't end. Raises: DoesNotFitError: with the room that is missing."""
     needed: dict[int | None, int] = {}
@@ -257,48 +207,6 @@ def free_bytes(folder: Path) -> int | None:
 def nearest_folder(path: Path) -> Path:
     """The folder at or above `path` that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
-
-
-class Listings:
-    """What the hub has, each repository asked once; a revision that is gone is replaced by the next one.
-
-    `commits`: of a repository at a revision, to be taken while the hub has it, wherever the revision is now.
-    """
-
-    def __init__(self, hub: Hub, on_note: OnNote, commits: Mapping[tuple[str, str], str] | None = None) -> None:
-        self._hub, self._on_note, self._commits = hub, on_note, commits or {}
-        self._found: dict[tuple[str, tuple[str, ...]], dict[str, RemoteFile]] = {}
-
-    def of(self, file: HubFile) -> dict[str, RemoteFile]:
-        """The files of this file's repository, at the first of its revisions that exists."""
-        key = (file.repository, file.revisions)
-        if key not in self._found:
-            try:
-                self._found[key] = self._list(*key)
-            except NotOnHubError:
-                self._found[key] = {}
-        return self._found[key]
-
-    def _list(self, repository: str, revisions: tuple[str, ...]) -> dict[str, RemoteFile]:
-        for revision in revisions[:-1]:
-            try:
-                return self._list_at(repository, revision)
-            except (RevisionGoneError, NotOnHubError):  # not every mirror says which of the two is missing
-                self._on_note(f"note: {repository} has no revision {revision} any more; taking {revisions[-1]}")
-        return self._list_at(repository, revisions[-1])
-
-    def _list_at(self, repository: str, revision: str) -> dict[str, RemoteFile]:
-        """A revision where this folder has it from, else where it is now."""
-        commit = self._commits.get((repository, revision), revision)
-        if commit != revision:
-            try:
-                listed = self._hub.list_files(repository, commit)
-                return {path: replace(file, revision=revision) for path, file in listed.items()}
-            except (RevisionGoneError, NotOnHubError):
-                self._on_note(
-                    f"note: {repository} has no commit {commit[:12]} any more; taking {revision} as it is now"
-                )
-        return self._hub.list_files(repository, revision)
 
 
 def _known_choice(file: HubFile, record: Record) -> Entry | None:

@@ -106,8 +106,8 @@ def remote_files(*, offline: bool, console: Console) -> Callable[["HubFile"], "R
 
     Nothing of a repository that it refuses, and nothing at all once it can't be reached.
     """
-    from infinitalk_cli.download_plan import Listings
     from infinitalk_cli.hub import Hub, UnreachableError
+    from infinitalk_cli.hub_listings import Listings
 
     hub = None if offline else Hub(on_note=console.note)
     if hub is None or hub.is_offline:

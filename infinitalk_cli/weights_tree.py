@@ -15,12 +15,12 @@ from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 from infinitalk_cli.compact import FOLDER as COMPACT
-from infinitalk_cli.download_plan import replacing_places, without_replaced
 from infinitalk_cli.errors import InputError, WeightsError
 from infinitalk_cli.file_headers import header_problem, is_bare_pickle
 from infinitalk_cli.manifest import HubFile, Need, all_files, plan_files
 from infinitalk_cli.part_file import SUFFIX, disk_errors, hash_file
 from infinitalk_cli.published import BY_SHA256, published_at
+from infinitalk_cli.replaced_files import replacing_places, without_replaced
 from infinitalk_cli.weights import Engine, Quant, all_paths, locate
 from infinitalk_cli.weights_record import FOLDER, Record
 

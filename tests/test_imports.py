@@ -24,6 +24,8 @@ STORE = (
     "hub",
     "download",
     "download_plan",
+    "hub_listings",
+    "replaced_files",
     "weights_record",
     "weights_tree",
     "weights_import",
