@@ -36,8 +36,9 @@ from infinitalk_cli.measure import (
     time_pass,
 )
 from infinitalk_cli.memory.allocator import use_growing_segments
+from infinitalk_cli.memory.block_stages import StreamedStage
 from infinitalk_cli.memory.lora import Lora, LoraPlan, plan_loras
-from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
+from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.memory.tensor_files import TensorRef
 from infinitalk_cli.models.config import DiTConfig

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
+from infinitalk_cli.memory.block_stages import StreamedStage
+from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows
 from infinitalk_cli.models.attention import Kernel, use_kernel
 from infinitalk_cli.models.config import DiTConfig

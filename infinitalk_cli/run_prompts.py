@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from infinitalk_cli.job import Job
-from infinitalk_cli.memory.offload import visiting
+from infinitalk_cli.memory.block_stages import visiting
 from infinitalk_cli.models.text_encoder import TextEncoder
 from infinitalk_cli.networks import build_text_encoder, text_encoder_size_bytes
 from infinitalk_cli.profiles import TextEncoderPlace

@@ -15,9 +15,10 @@ from torch import nn
 
 from infinitalk_cli.footprint import JobShape, Rung
 from infinitalk_cli.gpu_room import GpuRoom, free_gpu_bytes
+from infinitalk_cli.memory.block_stages import StreamedStage
 from infinitalk_cli.memory.keys_values import kept_keys_values
 from infinitalk_cli.memory.lora import Lora, LoraPlan, LoraReport
-from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
+from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.residency import Residency
 from infinitalk_cli.memory.tensor_files import TensorRef
 from infinitalk_cli.models.dit import DiT

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from infinitalk_cli.memory.block_stages import StreamedStage
 from infinitalk_cli.memory.loading import load_into
 from infinitalk_cli.memory.lora import Lora, LoraPlan, merge_loras, plan_loras
 from infinitalk_cli.memory.lora_beside import put_beside
-from infinitalk_cli.memory.offload import BlockOffloader, StreamedStage
+from infinitalk_cli.memory.offload import BlockOffloader
 from infinitalk_cli.memory.quant import QuantizedLinear, quantize_rows, swap_quantized_linears
 from tests.memory.refs import NOWHERE, refs_of
 

@@ -11,13 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from infinitalk_cli.memory import carrying, packed
+from infinitalk_cli.memory.block_stages import StreamedStage, visiting
 from infinitalk_cli.memory.loading import load_into
-from infinitalk_cli.memory.offload import (
-    BlockOffloader,
-    StreamedStage,
-    streamed_numbers,
-    visiting,
-)
+from infinitalk_cli.memory.offload import BlockOffloader, streamed_numbers
 from infinitalk_cli.memory.packed import page_lock
 from infinitalk_cli.memory.quant import QuantizedLinear
 from infinitalk_cli.memory.tensor_files import TensorRef, open_tensors
