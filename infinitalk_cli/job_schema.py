@@ -92,11 +92,11 @@ class SpeakerForm(_Form):
 
     name: Text = ""
     audio: Sound = None
+    text: OneVoice | None = None
+    voice: Voice | None = None
     box: SpeakerBox | None = None
     mask: ExistingFile | None = None
     start: Seconds = 0.0
-    text: OneVoice | None = None
-    voice: Voice | None = None
 
 
 def _one_or_two(value: object) -> object:
@@ -169,25 +169,29 @@ class SoundForm(_Form):
         return SoundSaid(**{name: getattr(self, name) for name in SoundForm.model_fields})
 
 
-class JobForm(SoundForm):
-    """The whole file. The four names of the picture mean the same: a picture or a video, told apart by content."""
+class SpokenForm(_Form):
+    """Who is seen and who says what: fields in the order in which people write them, the reference programs' last."""
 
     schema_: Any = Field(None, alias="$schema")  # for editors
-    prompt: Text = DEFAULT_PROMPT
-    negative_prompt: Text | None = None
     image: ExistingFile | None = None
     video: ExistingFile | None = None
+    prompt: Text = DEFAULT_PROMPT
+    negative_prompt: Text | None = None
     speakers: Speakers | None = None
     audio: ExistingFile | None = None
     turns: ExistingFile | None = None
+    text: Spoken | None = None
+    audio_type: Literal["para", "add"] = "para"
     cond_image: ExistingFile | None = None
     cond_video: ExistingFile | None = None
     cond_audio: PerPersonSound | None = None
-    audio_type: Literal["para", "add"] = "para"
     bbox: PerPersonBox | None = None
-    text: Spoken | None = None
     tts_audio: TextToSpeech | None = None
     video_audio: Any = None  # written back by the reference programs, never read
+
+
+class JobForm(SoundForm, SpokenForm):  # of these the last one's fields come first
+    """The whole file. The four names of the picture mean the same: a picture or a video, told apart by content."""
 
     @property
     def spoken(self) -> str | None:
@@ -208,10 +212,9 @@ FORM_OF: Mapping[str, type[_Form]] = {
 
 
 def known_fields(parent: str) -> tuple[str, ...]:
-    """The fields of the object at the dotted path `parent`, "" for the whole file; those of the sound last."""
+    """The fields of the object at the dotted path `parent`, "" for the whole file."""
     form = FORM_OF.get(re.sub(r"\[\d+\]", "", parent), JobForm)
-    names = [name for name, field in form.model_fields.items() if field.alias is None]
-    return tuple(sorted(names, key=SoundForm.model_fields.__contains__))
+    return tuple(name for name, field in form.model_fields.items() if field.alias is None)
 
 
 def meant_field(name: str, parent: str = "") -> str | None:

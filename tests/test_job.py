@@ -204,7 +204,7 @@ def test_every_mistake_is_told_at_once_with_its_field(folder: Path) -> None:
             {"cond_audio": {"person1": "a.wav", "person2": "b.wav"}, "bbox": {"person1": [1, 2, 3, 4]}},
             "bbox: give a box for both speakers, or for none",
         ),
-        ({"zzz": 1}, "zzz: unknown field; known: prompt, negative_prompt, image, video"),
+        ({"zzz": 1}, "zzz: unknown field; known: image, video, prompt, negative_prompt"),
     ],
 )
 def test_mistake_in_one_field(folder: Path, changes: dict[str, object], told: str) -> None:
