@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -47,6 +50,31 @@ def _small_demo_weights() -> Iterator[None]:  # pyright: ignore[reportUnusedFunc
         yield
 
 
+@pytest.fixture(scope="session")
+def passed_over() -> list[int]:
+    """How many modules were there when `_modules_stay` looked."""
+    return [0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_stay(passed_over: list[int]) -> None:  # pyright: ignore[reportUnusedFunction]
+    """Collections of garbage, which the program asks for, pass over what hundreds of imports have made."""
+    if len(sys.modules) > passed_over[-1] + 200:
+        gc.collect()
+        gc.freeze()
+        passed_over.append(len(sys.modules))
+
+
+class Hasty:
+    """The module `time` for one that rests a second after each failure: a hundred times shorter."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds / 100)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[HubServer, None, None]:
     """A hub with everything on it, and a machine with nothing."""
@@ -56,6 +84,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[HubServer,
     monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "weights"))
     monkeypatch.delenv("TALK_DEBUG", raising=False)
     monkeypatch.setattr(hub_module.Patience, "__init__", _impatient)
+    monkeypatch.setattr("huggingface_hub.file_download.time", Hasty(), raising=False)
     with server.running():
         yield server
 

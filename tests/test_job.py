@@ -321,7 +321,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(NAMES, VALUES, max_size=5))
 def test_whatever_the_file_holds_it_is_a_job_or_a_told_mistake(folder: Path, changes: dict[str, Any]) -> None:
     path = write(folder, good(**changes))

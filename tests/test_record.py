@@ -39,7 +39,7 @@ def test_a_video_made_again_from_its_record_is_the_same(tmp_path: Path) -> None:
     assert "another video" not in again.stderr
     assert (tmp_path / "talk-again.mp4").read_bytes() == output.read_bytes()
     drawn = json.loads(talk("preview", str(output), "-o", str(tmp_path / "look.png"), "--json").stdout)
-    assert (drawn["width"], drawn["num_frames"], len(drawn["chunks"])) == (128, record["made"]["num_frames"], 2)
+    assert (drawn["width"], drawn["num_frames"], len(drawn["chunks"])) == (64, record["made"]["num_frames"], 2)
     with av.open(str(output)) as file:
         told = json.loads(file.metadata["comment"])
     assert told["job"]["reference"] == PORTRAIT.name
