@@ -10,7 +10,9 @@ Nothing here is a measurement, and everything printed from here says so.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from infinitalk_cli.footprint import (
     AUDIO_ENCODER_BYTES,
@@ -159,7 +161,7 @@ def estimate(
         ram_bytes=ram_bytes(profile, resident, sizes, on_gpu=on_gpu, num_read=read)
         + (num_gpus - 1) * process_bytes(profile, resident, sizes),
         scratch_bytes=shape.num_speakers * shape.num_frames * 16_000 * 4 // shape.fps,
-        num_chunks=num_chunks(shape.num_frames, profile),
+        num_chunks=num_chunks(shape.num_frames, profile, shape.cuts),
         passes_per_chunk=passes,
         num_resident=resident,
         num_blocks=sizes.num_layers,
@@ -189,10 +191,14 @@ def text_seconds(profile: Profile, rate: Rate, *, on_gpu: bool) -> float:
     return size / rate.read_bytes_per_s + copy_s
 
 
-def num_chunks(num_frames: int, profile: Profile) -> int:
-    """Chunks that cover a video: each after the first adds all frames but the carried ones."""
-    rest = max(0, num_frames - profile.chunk_frames)
-    return 1 + -(-rest // (profile.chunk_frames - profile.motion_frames))
+def num_chunks(num_frames: int, profile: Profile, cuts: Sequence[int] = ()) -> int:
+    """Chunks that cover a video: each after the first of a scene adds all frames but the carried ones.
+
+    Args: cuts: first frames of new scenes, ascending.
+    """
+    stride = profile.chunk_frames - profile.motion_frames
+    scenes = (stop - start for start, stop in pairwise([0, *cuts, num_frames]))
+    return sum(1 + -(-max(0, length - profile.chunk_frames) // stride) for length in scenes)
 
 
 def passes_per_step(profile: Profile) -> int:

@@ -79,13 +79,18 @@ FFN_TOKENS = 16_384
 
 @dataclass(frozen=True)
 class JobShape:
-    """What of a job decides memory and time. Sizes in pixels; `num_frames` of the whole video, at `fps`."""
+    """What of a job decides memory and time.
+
+    Sizes in pixels; `num_frames` of the whole video, at `fps`; `cuts`: first frames of the scenes that are known, at
+    which a chunk of its own begins.
+    """
 
     width: int
     height: int
     num_frames: int
     num_speakers: int = 1
     fps: int = 25
+    cuts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

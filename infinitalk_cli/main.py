@@ -146,14 +146,16 @@ def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None
 
     Raises: DoesNotFitError: after that, for a run that can't fit.
     """
-    from infinitalk_cli.run_plan import cuts_note, plan_job, short_note, unplayed_note
+    from infinitalk_cli.run_plan import plan_job, short_note, unplayed_note
+    from infinitalk_cli.run_scenes import with_scenes
 
     request = prepared.request
     planned = plan_job(request)
     short = short_note(planned.shape.num_frames, planned.shape.fps)
-    for note in (short, *side_notes(request), unplayed_note(request), cuts_note(request)):
+    for note in (short, *side_notes(request), unplayed_note(request)):
         if note:
             console.note(note)
+    planned = with_scenes(request, planned, console.note)
     found, lines = predict(prepared, planned.shape)
     refusal = misfit(prepared, planned.shape)
     if prepared.lacking:

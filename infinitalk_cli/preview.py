@@ -19,8 +19,10 @@ from infinitalk_cli.errors import InputError, MediaError
 from infinitalk_cli.job import Job
 from infinitalk_cli.media.sound_track import exact_s
 from infinitalk_cli.places import Area, speaker_areas
+from infinitalk_cli.progress import OnNote
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_plan import PlannedJob, plan_job, sound_duration_s, text_duration_s
+from infinitalk_cli.run_scenes import with_scenes
 from infinitalk_cli.sampling.chunk_plan import plan_chunks
 from infinitalk_cli.sampling.settings import SamplingSettings
 
@@ -34,13 +36,17 @@ MARK = "talk preview"
 """Written into our PNGs: only these are replaced without asking."""
 
 
+Stretches = tuple[tuple[float, float], ...]
+"""Starts and ends in seconds."""
+
+
 @dataclass(frozen=True)
 class Preview:
     """What a job amounts to. `speech`: each speaker's stretches in seconds; `chunks`: start and end in seconds."""
 
     planned: PlannedJob
     areas: tuple[Area, ...]
-    speech: tuple[tuple[tuple[float, float], ...], ...]
+    speech: tuple[Stretches, ...]
     chunks: tuple[tuple[float, float], ...]
 
     @property
@@ -49,9 +55,9 @@ class Preview:
         return self.planned.shape.num_frames / self.planned.shape.fps
 
 
-def look_ahead(request: GenerateRequest) -> Preview:
-    """Read what a job says and shows. Raises: InputError: as the run would."""
-    planned = plan_job(request)
+def look_ahead(request: GenerateRequest, on_note: OnNote) -> Preview:
+    """Read what a job says and shows. Raises: InputError, EnvironmentUnfitError: as the run would."""
+    planned = with_scenes(request, plan_job(request), on_note)
     shape, profile = planned.shape, request.profile
     settings = SamplingSettings(
         engine=request.engine,
@@ -59,7 +65,7 @@ def look_ahead(request: GenerateRequest) -> Preview:
         motion_frames=profile.motion_frames,
         max_frames=shape.num_frames,
     )
-    found = plan_chunks([shape.num_frames] * request.job.num_speakers, settings)
+    found = plan_chunks([shape.num_frames] * request.job.num_speakers, settings, shape.cuts)
     return Preview(
         planned=planned,
         areas=speaker_areas(request.job, planned.source_height, planned.source_width),
@@ -71,12 +77,12 @@ def look_ahead(request: GenerateRequest) -> Preview:
     )
 
 
-def speech_of(request: GenerateRequest) -> tuple[tuple[tuple[float, float], ...], ...]:
+def speech_of(request: GenerateRequest) -> tuple[Stretches, ...]:
     """When each speaker speaks: their turns, or from the start to the end of their sound, of a text about.
 
     Of a dialogue nobody knows it before it is spoken.
     """
-    told, end_s, job = list[tuple[tuple[float, float], ...]](), 0.0, request.job
+    told, end_s, job = list[Stretches](), 0.0, request.job
     for number, speaker in enumerate(job.speakers):
         spoken = number in job.read_aloud and not job.dialogue
         if speaker.turns:

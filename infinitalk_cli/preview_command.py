@@ -39,7 +39,7 @@ SHOWN = (
         "overwrite",
     ),
     *("max_seconds", "quiet", "as_json", "debug", "profile", "size", "engine", "frames", "motion_frames"),
-    *("resolution", "fit"),
+    *("resolution", "fit", "short_source", "scenes"),
 )
 """The options of `talk generate` that change what a preview shows."""
 
@@ -72,7 +72,7 @@ def preview(options: PreviewOptions) -> None:
         request = preview_request(replace(repeating(options, record), output=options.output) if record else options)
         from infinitalk_cli.preview import draw, look_ahead, save
 
-        found = look_ahead(request)
+        found = look_ahead(request, console.note)
         lines = preview_lines(request, found)
         save(draw(request.job, found, lines), options.output, overwrite=options.overwrite)
         for line in (*request.job.notes, *lines):
@@ -95,6 +95,7 @@ def preview_request(options: GenerateOptions) -> GenerateRequest:
         engine=engine,
         max_seconds=options.max_seconds,
         picture=options.picture_wishes,
+        source=options.source_wishes,
         sound=with_sound_of(job, options).sound_wishes,
     )
     check_settings(request)

@@ -22,7 +22,7 @@ from infinitalk_cli.progress import OnNote
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_plan import refuse_late_turns, short_note, sizes_of
 from infinitalk_cli.run_progress import RunProgress
-from infinitalk_cli.run_scenes import scene_cuts
+from infinitalk_cli.run_scenes import scene_cuts, source_time
 from infinitalk_cli.run_speech import embed_speech, num_output_frames, read_speech
 from infinitalk_cli.run_voice import speak_job
 from infinitalk_cli.sampling.conditioning import Conditioning
@@ -83,7 +83,7 @@ def read_inputs(
         loras=[read_lora(lora.path, lora.scale) for lora in request.loras],
         settings=settings,
         masks=place_speakers(job, reference),
-        cuts=scene_cuts(request, reference, settings.max_frames or 0, on_note),
+        cuts=scene_cuts(request, source_time(reference), settings.max_frames or 0, on_note),
     )
 
 

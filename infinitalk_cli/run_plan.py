@@ -20,10 +20,11 @@ from infinitalk_cli.job import Job
 from infinitalk_cli.media.audio import SoundReader
 from infinitalk_cli.media.container import open_container
 from infinitalk_cli.media.image import BUCKETS, Bucket, CropPlan
-from infinitalk_cli.media.reference import VIDEO_FPS, look_at
+from infinitalk_cli.media.reference import VIDEO_FPS, look_at, time_of
 from infinitalk_cli.media.scenes import can_find_cuts
 from infinitalk_cli.media.sound_choice import over_before_its_use
 from infinitalk_cli.media.sound_track import exact_s
+from infinitalk_cli.media.source_time import SourceTime
 from infinitalk_cli.media.video import VideoReader
 from infinitalk_cli.places import speaker_areas
 from infinitalk_cli.request import GenerateRequest
@@ -40,11 +41,13 @@ LETTERS_A_SECOND = 15
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """Size and length of a video to be, and how its picture is cut. `picture`: the first one of the source."""
+    """Size and length of a video to be, and how its picture is cut. `picture`: the first one of the source; `time`:
+    of a source video that is read by time."""
 
     shape: JobShape
     crop: CropPlan
     picture: Image.Image
+    time: SourceTime | None = None
 
     @property
     def source_width(self) -> int:
@@ -68,7 +71,10 @@ class PlannedJob:
 
 
 def plan_job(request: GenerateRequest) -> PlannedJob:
-    """Look at the inputs of a request. Raises: InputError: if one can't be read, or what it holds can't be meant."""
+    """Look at the inputs of a request. Of scenes only the new starts of a loop are known without looking at pictures.
+
+    Raises: InputError: if an input can't be read, or what it holds can't be meant.
+    """
     job = request.job
     check_sounds(request)
     refuse_late_turns(request)
@@ -77,8 +83,10 @@ def plan_job(request: GenerateRequest) -> PlannedJob:
     num_frames = max(1, round(used_s(request, speech_duration_s(request)) * VIDEO_FPS))
     if request.max_seconds is not None:
         num_frames = min(num_frames, max(1, round(request.max_seconds * VIDEO_FPS)))
-    shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS)
-    planned = PlannedJob(shape, crop, picture)
+    time = time_of(reader, request.source.short_source) if reader and not request.reference_by_index else None
+    starts = time.cut_frames((), num_frames, VIDEO_FPS) if time and request.source.scenes != "off" else ()
+    shape = JobShape(crop.width, crop.height, num_frames, job.num_speakers, VIDEO_FPS, starts)
+    planned = PlannedJob(shape, crop, picture, time)
     refuse_unseen(job, planned)
     return planned
 
@@ -117,13 +125,12 @@ def check_sounds(request: GenerateRequest) -> None:
 
 def cuts_note(request: GenerateRequest) -> str:
     """A word where the number of chunks is not known before the run has looked for scene cuts; "" elsewhere."""
-    source = request.source
-    if not request.job.is_video or request.reference_by_index or source.scenes == "off":
+    scenes = request.source.scenes
+    if not request.job.is_video or request.reference_by_index or scenes == "off":
         return ""
-    found = "scene cut that the run finds" if source.scenes == "on" or can_find_cuts() else ""
-    looped = "new start of the loop" if source.short_source == "loop" else ""
-    each = " and each ".join(part for part in (found, looped) if part)
-    return f"note: chunks are counted by length alone: each {each} may add one" if each else ""
+    if scenes == "auto" and not can_find_cuts():
+        return ""
+    return "note: each scene cut that the run finds may add a chunk; --dry-run looks for them and counts"
 
 
 def refuse_late_turns(request: GenerateRequest) -> None:

@@ -43,7 +43,7 @@ def work_line(shape: JobShape, profile: Profile) -> str:
 def work_record(shape: JobShape, profile: Profile) -> dict[str, object]:
     """The same for programs."""
     passes = profile.num_steps * passes_per_step(profile)
-    return {"num_chunks": num_chunks(shape.num_frames, profile), "passes_per_chunk": passes}
+    return {"num_chunks": num_chunks(shape.num_frames, profile, shape.cuts), "passes_per_chunk": passes}
 
 
 def estimate_lines(found: Estimate, faster_s: float | None = None) -> list[str]:

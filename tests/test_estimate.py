@@ -98,7 +98,10 @@ def test_chunks_are_as_many_as_the_sampler_makes(motion_frames: int) -> None:
     profile = replace(STREAMED, motion_frames=motion_frames)
     settings = SamplingSettings(motion_frames=motion_frames)
     for frames in (1, 80, 81, 82, 152, 153, 154, 1000):
-        assert num_chunks(frames, profile) == len(plan_chunks((frames,), replace(settings, max_frames=frames)))
+        for cuts in ((), (1,), (30, 111, 300)):
+            inside = [cut for cut in cuts if cut < frames]
+            planned = plan_chunks((frames,), replace(settings, max_frames=frames), cuts)
+            assert num_chunks(frames, profile, inside) == len(planned)
 
 
 @pytest.mark.parametrize("preset", ["quality", "balanced", "fast"])

@@ -99,7 +99,9 @@ ROOMS = (
     Room(("", "errors", "progress", "interrupts"), inside=("*",)),
     Room(("__main__",), may=("main",)),
     Room(
-        ("main", "bench_command"), may=("", *SHELL), inside=("runner", "run_batch", "run_plan", "demo", "bench", "web*")
+        ("main", "bench_command"),
+        may=("", *SHELL),
+        inside=("runner", "run_batch", "run_plan", "run_scenes", "demo", "bench", "web*"),
     ),
     Room(("api",), may=("", *SHELL), inside=("runner",), typing_only=("run_batch",)),
     Room(

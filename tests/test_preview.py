@@ -74,6 +74,12 @@ def test_the_stretch_that_a_job_names_is_what_is_shown(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["num_frames"] == 50
 
 
+def test_chunks_that_scenes_begin_are_shown(tmp_path: Path) -> None:
+    clip = ["--video", MEDIA / "listener.mp4", "--audio", MEDIA / "speech.wav", "--short-source", "loop"]
+    result = preview(*clip, "-o", tmp_path / "look.png", "--json")
+    assert json.loads(result.stdout)["chunks"] == [[0.0, 3.24], [3.24, 3.36], [3.36, 4.76]]
+
+
 def subtitles(path: Path, *lines: str) -> Path:
     """One cue of a second for each line, ten seconds apart."""
     cues = [f"00:00:{10 * at:02},000 --> 00:00:{10 * at + 1:02},000\n{line}\n" for at, line in enumerate(lines)]

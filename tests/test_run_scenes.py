@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from infinitalk_cli import run_scenes
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.main import app
 from infinitalk_cli.media.image import BUCKETS
 from infinitalk_cli.media.reference import open_reference
 from infinitalk_cli.media.source_time import ShortSource
 from infinitalk_cli.profiles import find_profile
 from infinitalk_cli.request import GenerateRequest, check_request
-from infinitalk_cli.run_scenes import scene_cuts
+from infinitalk_cli.run_scenes import scene_cuts, source_time
 from infinitalk_cli.wishes import Scenes, SourceWishes
+from tests.media.made import noise, write_wav
 from tests.media.test_scenes import scenes_of_colours
 
 
@@ -29,13 +33,14 @@ def cuts_and_notes(
     request = GenerateRequest(job, path.with_name("out.mp4"), find_profile("demo"), source=source)
     reference = open_reference(path, BUCKETS["demo"], is_video=True, short_source=short_source, by_index=by_index)
     notes = list[str]()
-    return scene_cuts(request, reference, num_frames, notes.append), notes
+    return scene_cuts(request, source_time(reference), num_frames, notes.append), notes
 
 
 def test_cuts_are_told_and_those_of_a_loop_come_again(tmp_path: Path) -> None:
     pytest.importorskip("scenedetect", exc_type=ImportError)
     path = scenes_of_colours(tmp_path / "cuts.mp4")  # 1.5 s, 3.5 s, and over at 4.5 s
-    assert cuts_and_notes(path, 100) == ((38, 88), ["2 scene cuts at 1.52, 3.52 s: each starts anew"])
+    told = ["2 scene cuts at 1.52, 3.52 s: each starts anew, 5 chunks in all"]  # 33 frames at most, 9 of them carried
+    assert cuts_and_notes(path, 100) == ((38, 88), told)
     assert cuts_and_notes(path, 60)[0] == (38,)
     assert cuts_and_notes(path, 160, "loop")[0] == (38, 88, 113, 150)
 
@@ -61,6 +66,39 @@ def test_search_that_does_not_start_ends_the_run_only_if_it_was_wished(
     assert "scene cuts are not looked for" in note
     with pytest.raises(EnvironmentUnfitError, match="scene cuts need PySceneDetect"):
         cuts_and_notes(path, 100, scenes="on")
+
+
+@pytest.fixture
+def dubbing(tmp_path: Path) -> list[str]:
+    """Options of a video of three scenes, 4.5 s long, and of six seconds of speech."""
+    video, sound = scenes_of_colours(tmp_path / "cuts.mp4"), write_wav(tmp_path / "a.wav", noise(96_000), 16_000)
+    return ["--video", str(video), "--audio", str(sound)]
+
+
+def chunks_of_plan(words: list[str], *more: str) -> tuple[int, str]:
+    """How many chunks a dry run counts, and what it notes."""
+    plan = CliRunner().invoke(app, ["generate", *words, "--profile", "demo", "--dry-run", "--json", *more])
+    assert plan.exit_code == 0, plan.stderr
+    return json.loads(plan.stdout)["num_chunks"], plan.stderr
+
+
+def test_a_dry_run_counts_the_chunks_that_scenes_add(dubbing: list[str]) -> None:
+    pytest.importorskip("scenedetect", exc_type=ImportError)
+    assert chunks_of_plan(dubbing, "--scenes", "off") == (6, "")
+    assert chunks_of_plan(dubbing)[0] == 7
+    num_chunks, told = chunks_of_plan(dubbing, "--short-source", "loop")
+    assert num_chunks == 7
+    assert "3 scene cuts at 1.52, 3.52, 4.52 s: each starts anew, 7 chunks in all" in told
+
+
+def test_new_starts_of_a_loop_are_counted_without_looking_at_pictures(
+    dubbing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_scenes, "can_find_cuts", lambda: False)
+    assert chunks_of_plan(dubbing)[0] == 6
+    num_chunks, told = chunks_of_plan(dubbing, "--short-source", "loop")
+    assert num_chunks == 7
+    assert "1 scene cut at 4.52 s" in told
 
 
 def test_wishes_that_can_not_go_together_are_refused(tmp_path: Path) -> None:

@@ -94,9 +94,14 @@ def open_reference(
     reader = VideoReader(path) if is_video else None
     first, crop = look_at(path, table, reader, fit)
     if reader:
-        time = SourceTime() if short_source == "hold" else SourceTime(short_source, reader.measure_length())
+        time = time_of(reader, short_source)
         return VideoReference(reader, crop, first.height, first.width, by_index, time)
     return PictureReference(to_frames(first, crop), crop, first.height, first.width)
+
+
+def time_of(reader: VideoReader, short_source: ShortSource) -> SourceTime:
+    """Where in the video that `reader` has open a moment of the new video takes its picture."""
+    return SourceTime() if short_source == "hold" else SourceTime(short_source, reader.measure_length())
 
 
 def look_at(
