@@ -69,12 +69,19 @@ def look_ahead(request: GenerateRequest, on_note: OnNote) -> Preview:
     return Preview(
         planned=planned,
         areas=speaker_areas(request.job, planned.source_height, planned.source_width),
-        speech=speech_of(request),
+        speech=tuple(used_of(own, request) for own in speech_of(request)),
         chunks=tuple(
             ((chunk.start + chunk.keep.start) / shape.fps, (chunk.start + chunk.keep.stop) / shape.fps)
             for chunk in found
         ),
     )
+
+
+def used_of(stretches: Stretches, request: GenerateRequest) -> Stretches:
+    """The part of them that --audio-start and --audio-end leave, on the timeline of the video."""
+    first_s, last_s = request.sound.start_s, request.sound.end_s
+    cut = [(max(start_s, first_s), end_s if last_s is None else min(end_s, last_s)) for start_s, end_s in stretches]
+    return tuple((start_s - first_s, end_s - first_s) for start_s, end_s in cut if start_s < end_s)
 
 
 def speech_of(request: GenerateRequest) -> tuple[Stretches, ...]:

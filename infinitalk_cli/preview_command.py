@@ -39,7 +39,7 @@ SHOWN = (
         "overwrite",
     ),
     *("max_seconds", "quiet", "as_json", "debug", "profile", "size", "engine", "frames", "motion_frames"),
-    *("resolution", "fit", "short_source", "scenes"),
+    *("resolution", "fit", "audio_start", "audio_end", "short_source", "scenes"),
 )
 """The options of `talk generate` that change what a preview shows."""
 

@@ -74,6 +74,15 @@ def test_the_stretch_that_a_job_names_is_what_is_shown(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["num_frames"] == 50
 
 
+def test_the_stretch_that_options_name_is_what_is_shown(tmp_path: Path) -> None:
+    stretch = ["--audio-start", "2", "--audio-end", "4.5"]
+    result = preview(*TWO, *LEFT, *RIGHT, "--audio-type", "add", *stretch, "-o", tmp_path / "look.png", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["num_frames"] == 62
+    assert told["speech"] == [[[0.0, pytest.approx(1.02, abs=0.01)]], [[pytest.approx(1.02, abs=0.01), 2.5]]]
+
+
 def test_chunks_that_scenes_begin_are_shown(tmp_path: Path) -> None:
     clip = ["--video", MEDIA / "listener.mp4", "--audio", MEDIA / "speech.wav", "--short-source", "loop"]
     result = preview(*clip, "-o", tmp_path / "look.png", "--json")
