@@ -125,8 +125,8 @@ def main() -> None:
     context_bytes = measured_context_bytes(usage)
     sizes, caps = read_dit_sizes(files), sorted((round(cap * GB) for cap in options.caps), reverse=True)
     rooms = [CappedRoom(device, profile, shape, sizes, cap) for cap in caps]
-    rungs = [replace(first_rung(profile, shape, cap, sizes), exact_vae=False) for cap in caps]
-    placed = build_networks(run.sources, print, vae_dtype=torch.bfloat16, num_resident=rungs[0].num_resident)
+    rungs = [first_rung(profile, shape, cap, sizes) for cap in caps]
+    placed = build_networks(run.sources, print, vae_dtype=torch.float16, num_resident=rungs[0].num_resident)
     expected: Tensor | None = None
     for room, rung in zip(rooms, rungs, strict=True):
         row, latents = run_capped(placed, room, rung, usage, context_bytes, options.steps)
@@ -273,7 +273,7 @@ def terms(room: GpuRoom, rung: Rung) -> dict[str, int]:
         "resident": rung.num_resident * block + outside_bytes(room.profile, room.sizes),
         "two_blocks": 2 * block,
         "working": working_bytes(room.shape, room.profile, rung, room.sizes),
-        "decoding": decoding_bytes(room.shape, rung),
+        "decoding": decoding_bytes(room.shape, room.profile, rung),
     }
 
 

@@ -112,7 +112,7 @@ def run_with(
         placed = build_networks(
             replace(run.sources, loras=loras),
             notes.append,
-            vae_dtype=torch.bfloat16,
+            vae_dtype=torch.float16,
             num_resident=0,
             most_in_ram=in_ram,
         )

@@ -32,6 +32,9 @@ AUDIO_ENCODER_BYTES = 378_000_000
 TEXT_STAGE_BYTES = 3_200_000_000
 """On the GPU while the text encoder visits it block by block: its table of words and two blocks."""
 
+IMAGE_TOKENS = 257
+"""Tokens of the picture's features."""
+
 NUM_SLOTS = 2
 """Streamed blocks on the GPU at a time."""
 
@@ -45,8 +48,9 @@ WORKING_TENSORS_IN_SLICES = 5
 """The same where a block's attention is computed for some of the tokens at a time: keys, values, the tokens themselves
 and their norm, and one to spare; counted in the source. Each slice takes `WORKING_TENSORS` of its own tokens."""
 
-VAE_BYTES_PER_PIXEL = {"float32": 25_500, "bfloat16": 12_900}
-"""What decoding takes beside the weights: from above, 10.7 and 4.9 GB in all at 448 x 896 on an H200."""
+VAE_BYTES_PER_PIXEL, VAE_BYTES_PER_PIXEL_EXACT = 10_300, 21_000
+"""What decoding takes beside the weights, in 16 bits and in float32: a tenth more than at 448 x 896 on an H200, where
+it took 4.00 and 8.16 GB in all (benchmarks)."""
 
 VAE_WHOLE_BYTES_PER_PIXEL = 2_000
 """What the picture takes as a whole while its tiles are decoded or encoded: the frames to encode (972 a pixel), and
@@ -98,13 +102,11 @@ class Rung:
     """How a run shares out the GPU.
 
     `num_resident`: blocks of the transformer that stay there; with all of them the other networks stay, too.
-    `exact_vae`: the video VAE in float32, not in 16 bits. `vae_tile`: latents on a side of its tiles, None for the
-    whole picture. `attention_tokens`: tokens whose attention is computed at a time, None for all. `ffn_tokens`: the
-    same for the hidden layer of the feed-forward.
+    `vae_tile`: latents on a side of the video VAE's tiles, None for the whole picture. `attention_tokens`: tokens whose
+    attention is computed at a time, None for all. `ffn_tokens`: the same for the hidden layer of the feed-forward.
     """
 
     num_resident: int
-    exact_vae: bool = False
     vae_tile: int | None = None
     attention_tokens: int | None = None
     ffn_tokens: int = FFN_TOKENS
@@ -115,7 +117,6 @@ class Rung:
         tokens = [count for count in (self.attention_tokens, other.attention_tokens) if count is not None]
         return Rung(
             num_resident=min(self.num_resident, other.num_resident),
-            exact_vae=self.exact_vae and other.exact_vae,
             vae_tile=min(tiles, default=None),
             attention_tokens=min(tokens, default=None),
             ffn_tokens=min(self.ffn_tokens, other.ffn_tokens),
@@ -191,12 +192,22 @@ def working_bytes(shape: JobShape, profile: Profile, rung: Rung, sizes: DiTConfi
     return vectors * sizes.dim * number_bytes(profile)
 
 
-def decoding_bytes(shape: JobShape, rung: Rung) -> int:
+def vae_bytes(profile: Profile) -> int:
+    """The video VAE's weights on a GPU."""
+    return VAE_BYTES if profile.vae_dtype == "float32" else VAE_BYTES // 2
+
+
+def keys_values_bytes(shape: JobShape, profile: Profile, sizes: DiTConfig = PUBLISHED) -> int:
+    """Keys and values of two prompts, the picture, the speech and none, which stay the same from step to step."""
+    frames = (profile.chunk_frames - 1) // 4 + 1
+    tokens = 2 * sizes.text_len + IMAGE_TOKENS + 2 * shape.num_speakers * frames * sizes.audio_tokens
+    return sizes.num_layers * tokens * 2 * sizes.dim * number_bytes(profile)
+
+
+def decoding_bytes(shape: JobShape, profile: Profile, rung: Rung) -> int:
     """What the video VAE takes on the GPU, its weights included."""
-    weights, rate = VAE_BYTES // 2, VAE_BYTES_PER_PIXEL["bfloat16"]
-    if rung.exact_vae:
-        weights, rate = VAE_BYTES, VAE_BYTES_PER_PIXEL["float32"]
-    pixels = shape.width * shape.height
+    weights, pixels = vae_bytes(profile), shape.width * shape.height
+    rate = VAE_BYTES_PER_PIXEL_EXACT if profile.vae_dtype == "float32" else VAE_BYTES_PER_PIXEL
     if rung.vae_tile is None:
         return weights + rate * pixels
     side = 8 * rung.vae_tile
@@ -212,9 +223,11 @@ def vram_bytes(
     stays = rung.num_resident * block + outside_bytes(profile, sizes)
     encoder = IMAGE_ENCODER_BYTES if sizes == PUBLISHED else 0
     passes = working_bytes(shape, profile, rung, sizes) + min(NUM_SLOTS, sizes.num_layers - rung.num_resident) * block
-    decoding = decoding_bytes(shape, rung)
+    decoding = decoding_bytes(shape, profile, rung)
+    if whole:
+        passes += keys_values_bytes(shape, profile, sizes)
     if whole and sizes == PUBLISHED:
-        passes += encoder + (VAE_BYTES if rung.exact_vae else VAE_BYTES // 2)
+        passes += encoder + vae_bytes(profile)
         decoding += encoder
     text = text_stage_bytes(profile) if with_text and sizes == PUBLISHED else 0
     tensors = max(stays + passes, stays + decoding, stays + encoder, text)

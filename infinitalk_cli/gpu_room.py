@@ -6,7 +6,7 @@ How a GPU is shared out is a `Rung`, chosen by arithmetic (`rungs`) or known fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,6 +16,7 @@ from infinitalk_cli.footprint import (
     JobShape,
     Rung,
     decoding_bytes,
+    keys_values_bytes,
     most_in_ram,
     vram_bytes,
     working_bytes,
@@ -70,8 +71,18 @@ class GpuRoom:
         )
 
     def spare_bytes(self, rung: Rung) -> int:
-        """What passes may take beyond what they need: decoding will take as much afterwards."""
-        return decoding_bytes(self.shape, rung) - working_bytes(self.shape, self.profile, rung, self.sizes)
+        """What passes may take beyond what they need: what decoding takes afterwards, or what is counted in for it."""
+        working = working_bytes(self.shape, self.profile, rung, self.sizes)
+        counted = keys_values_bytes(self.shape, self.profile, self.sizes) if self._has_all(rung) else 0
+        return max(counted, decoding_bytes(self.shape, self.profile, rung) - working)
+
+    def fits_exact_vae(self, rung: Rung) -> bool:
+        """Whether the video VAE finds room in float32, beside the whole transformer; streaming is for want of room."""
+        exact = replace(self.profile, vae_dtype="float32")
+        return self._has_all(rung) and vram_bytes(self.shape, exact, rung, self.sizes) <= self.free_bytes
+
+    def _has_all(self, rung: Rung) -> bool:
+        return rung.num_resident == self.sizes.num_layers
 
     @property
     def _gpu(self) -> str:

@@ -177,9 +177,9 @@ class MainOptions(ProgressOptions):
     vae_dtype: Annotated[
         VaeDtype | None,
         machine_option(
-            help="Numbers to encode and decode pictures with. 16 bits take half the time and memory and are less "
-            "exact (docs/profiles.md).",
-            show_default="auto: float32 if all fits, else bfloat16",
+            help="Numbers to encode and decode pictures with on a GPU. 16 bits take half the time and memory; float16 "
+            "gives float32's pictures to a level in 255 (docs/profiles.md).",
+            show_default="auto: float16, wider if a picture needs it",
         ),
     ] = None
     vae_tiling: Annotated[

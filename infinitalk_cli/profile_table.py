@@ -41,15 +41,14 @@ class Profile:
     Guidance scales: 1.0 means off. `lora`: a published speed LoRA by name, "" for none. `dtype` "auto": bfloat16 on a
     GPU, float32 on a CPU. `attention`: the kernel of the transformer's attention; "auto" is the fastest exact one,
     "8bit" the fastest of all; "int8", "fp8" and "sage" are inexact, as 8 bits are. `vae_dtype`: of the video VAE on a
-    GPU; "auto" is float32 where it and the whole transformer find room, else bfloat16. `vae_tiling`: whether pictures
-    are decoded in tiles, which takes less memory; "auto" where they would not fit otherwise. `text_encoder`: whole on
-    the GPU, streamed to it block by block, or on the CPU; "auto" is whole where there is room and no streaming was
-    asked for, else streamed. `lora_mode`: whether LoRAs are added to the weights or kept beside them;
-    `lora_parameters`: in those kept beside, 0 until they are known. `blocks_from_disk`: whether blocks for which RAM
-    has no room can be read from their files in every pass; None until these are known, and then by `quant`.
-    `cross_fade`: blends what two chunks have in common, also where `--cross-fade` does not ask for it.
-    `reanchor_every`: as `--reanchor`, where that is not given. `demo_weights`: runs on the small weights that the
-    package brings along unless a weights folder is named.
+    GPU; "auto" is float16. `vae_tiling`: whether pictures are decoded in tiles, which takes less memory; "auto" where
+    they would not fit otherwise. `text_encoder`: whole on the GPU, streamed to it block by block, or on the CPU; "auto"
+    is whole where there is room and no streaming was asked for, else streamed. `lora_mode`: whether LoRAs are added to
+    the weights or kept beside them; `lora_parameters`: in those kept beside, 0 until they are known.
+    `blocks_from_disk`: whether blocks for which RAM has no room can be read from their files in every pass; None until
+    these are known, and then by `quant`. `cross_fade`: blends what two chunks have in common, also where `--cross-fade`
+    does not ask for it. `reanchor_every`: as `--reanchor`, where that is not given. `demo_weights`: runs on the small
+    weights that the package brings along unless a weights folder is named.
     """
 
     name: str

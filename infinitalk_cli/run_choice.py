@@ -219,9 +219,8 @@ def estimate_run(
 
 
 def with_stages(rate: Rate, measured: MeasuredStages, profile: Profile) -> Rate:
-    """The rate with what was measured of reading and of the VAE, which is in 16 bits where blocks are streamed."""
-    whole = profile.num_persistent_param_in_dit is None
-    exact = whole if profile.vae_dtype == "auto" else profile.vae_dtype == "float32"
+    """The rate with what was measured of reading and of the VAE."""
+    exact = profile.vae_dtype == "float32"
     vae = measured.vae_s_per_pixel_exact if exact else measured.vae_s_per_pixel_fast
     read = measured.read_bytes_per_s
     return replace(rate, vae_s_per_pixel=vae, **({} if read is None else {"read_bytes_per_s": read}))

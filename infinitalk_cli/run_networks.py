@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ from infinitalk_cli.progress import OnNote
 from infinitalk_cli.run_blocks import placement_notes, usable_ram_bytes
 from infinitalk_cli.run_dtypes import half_on_gpu
 from infinitalk_cli.run_transformer import NetworkSources, PlacedTransformer
-from infinitalk_cli.run_vae import load_vae, vae_dtype_of
+from infinitalk_cli.run_vae import GPU_DTYPES, WiderWhereNeeded, load_vae
 from infinitalk_cli.rungs import Stage, lower_rung
 from infinitalk_cli.sampling.stream import MadeChunk, Networks
 from infinitalk_cli.weights import WeightFiles
@@ -62,7 +63,7 @@ def load_on_rung(sources: NetworkSources, room: GpuRoom, rung: Rung, on_note: On
             placed = build_networks(
                 sources,
                 on_note,
-                vae_dtype=vae_dtype_of(sources.request.profile, rung),
+                vae_dtype=GPU_DTYPES[sources.request.profile.vae_dtype],
                 num_resident=rung.num_resident,
                 most_in_ram=room.most_in_ram(rung),
             )
@@ -93,6 +94,12 @@ def with_ladder(placed: PlacedNetworks, room: GpuRoom, rung: Rung, on_note: OnNo
         on_found=room.remember,
         last_failed=room.refuse,
     )
+    wider = WiderWhereNeeded(
+        placed.vae,
+        load=placed.load_vae,
+        wide=lambda: torch.float32 if room.fits_exact_vae(ladder.rung) else torch.bfloat16,
+        on_note=on_note,
+    )
 
     def attempt(make: Callable[[], MadeChunk]) -> MadeChunk:
         return ladder.attempt(make)
@@ -105,17 +112,19 @@ def with_ladder(placed: PlacedNetworks, room: GpuRoom, rung: Rung, on_note: OnNo
         device=room.device,
         on_stage=placed.on_stage,
         attempt=attempt,
+        attempt_vae=wider.attempt,
     )
 
 
 @dataclass
 class PlacedNetworks:
-    """The networks, and where they are. `stage`: the last that began."""
+    """The networks, and where they are. `load_vae`: a new one, in a home, of a dtype. `stage`: the last that began."""
 
     transformer: PlacedTransformer
     vae: VideoVAE
     image_encoder: ImageEncoder
     device: torch.device
+    load_vae: Callable[[torch.device, torch.dtype], VideoVAE]
     stage: Stage = "other"
 
     def take(self, rung: Rung) -> None:
@@ -156,7 +165,7 @@ def build_networks(
         others = aside.submit(build_others, files, device, home, vae_dtype)
         transformer = sources.place_transformer(num_resident=num_resident, most_in_ram=most_in_ram, on_note=on_note)
     vae, image_encoder = others.result()
-    return PlacedNetworks(transformer, vae, image_encoder, device)
+    return PlacedNetworks(transformer, vae, image_encoder, device, partial(load_vae, files, device))
 
 
 def build_others(

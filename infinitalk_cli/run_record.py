@@ -61,8 +61,8 @@ class Making:
         }
         return json.dumps(told, ensure_ascii=False)
 
-    def record(self, drift: Drift, progress: RunProgress, result: GenerateResult) -> dict[str, Any]:
-        """The long form."""
+    def record(self, drift: Drift, progress: RunProgress, result: GenerateResult, vae_dtype: str) -> dict[str, Any]:
+        """The long form. `vae_dtype`: what the video VAE computed with at the end."""
         request = self.request
         paths = dict(described(self.files, "", digest=Path.absolute))
         return {
@@ -84,6 +84,7 @@ class Making:
                 "num_frames": result.num_frames,
                 "fps": result.fps,
                 "num_chunks": result.num_chunks,
+                "vae_dtype": vae_dtype,
             },
             "seconds": progress.stages_s,
             "peak_bytes": {"ram": progress.ram_peak_bytes, "gpu": progress.vram_peak_bytes},

@@ -52,7 +52,7 @@ def stored_rung(
         if free_bytes > SAME_FREE * float(entry["free_bytes"]):
             return None
         numbers = [stored[name] for name in ("num_resident", "vae_tile", "attention_tokens", "ffn_tokens")]
-        if set(stored) != {field.name for field in fields(Rung)} or not isinstance(stored["exact_vae"], bool):
+        if set(stored) != {field.name for field in fields(Rung)}:
             return None
         if any(type(number) is not int or number < 0 for number in numbers if number is not None):
             return None

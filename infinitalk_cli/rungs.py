@@ -41,9 +41,8 @@ Stage = Literal["transformer", "vae", "other"]
 def first_rung(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig = PUBLISHED) -> Rung:
     """The best way to share out `free_bytes`; the lowest where even that takes more.
 
-    The whole transformer if it finds room, with the video VAE in float32 if that does, too, unless the profile says
-    which numbers the VAE computes with. Else as many blocks as find room beside what a pass takes; decoding is made to
-    take no more than that, for beside streaming the recomputed borders of tiles are nothing.
+    The whole transformer if it finds room. Else as many blocks as find room beside what a pass takes; decoding is made
+    to take no more than that, for beside streaming the recomputed borders of tiles are nothing.
     """
     *better, rung = _starts(profile, shape, free_bytes, sizes)
     for whole in better:
@@ -81,17 +80,15 @@ def _less_at_once(rung: Rung, stage: Stage | None = None) -> Rung | None:
 
 def _starts(profile: Profile, shape: JobShape, free_bytes: int, sizes: DiTConfig) -> list[Rung]:
     """The rungs to start on if they fit, the best first; the last one streams."""
-    asked, exact = asked_resident(profile, sizes), profile.vae_dtype == "float32"
-    block, always = block_bytes(profile, sizes), TILE if profile.vae_tiling == "on" else None
+    asked, block = asked_resident(profile, sizes), block_bytes(profile, sizes)
+    always = TILE if profile.vae_tiling == "on" else None
     starts: list[Rung] = []
     if asked is None:
-        whole = Rung(sizes.num_layers, exact_vae=exact, vae_tile=always)
-        tiled = replace(whole, vae_tile=whole.vae_tile if profile.vae_tiling == "off" else TILE)
-        starts += [replace(whole, exact_vae=True)] if profile.vae_dtype == "auto" else []
-        starts += [whole, tiled]
-    streamed = Rung(asked or 0, exact_vae=exact, vae_tile=always)
+        whole = Rung(sizes.num_layers, vae_tile=always)
+        starts += [whole, whole if profile.vae_tiling == "off" else replace(whole, vae_tile=TILE)]
+    streamed = Rung(asked or 0, vae_tile=always)
     beside = working_bytes(shape, profile, streamed, sizes) + NUM_SLOTS * block
-    if profile.vae_tiling == "auto" and decoding_bytes(shape, streamed) > beside:
+    if profile.vae_tiling == "auto" and decoding_bytes(shape, profile, streamed) > beside:
         streamed = replace(streamed, vae_tile=TILE)
     return [*starts, _filled(streamed, profile, shape, free_bytes, sizes)]
 

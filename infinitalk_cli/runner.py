@@ -38,6 +38,7 @@ from infinitalk_cli.run_record import Making, keep_record, repetition_difference
 from infinitalk_cli.run_resume import Resumed, begin_or_resume, job_identity, save_carried, told_files
 from infinitalk_cli.run_team import open_team
 from infinitalk_cli.run_transformer import NetworkSources
+from infinitalk_cli.run_vae import numbers_of
 from infinitalk_cli.run_voice import keep_tracks
 from infinitalk_cli.run_writing import write_chunks
 from infinitalk_cli.sampling.stream import Chunk, generate_chunks
@@ -95,7 +96,7 @@ def generate(
             on_note(f"note: {complaint}; docs/long-videos.md has what mends it")
         for path in keep_tracks(request, inputs.job):
             on_note(f"the speech is kept in {path}")
-    return keep_result(making, inputs, written, progress, on_note)
+    return keep_result(making, inputs, written, numbers_of(networks.vae), progress, on_note)
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def write_video(
 
 
 def keep_result(
-    making: Making, inputs: Inputs, written: Written, progress: RunProgress, on_note: OnNote
+    making: Making, inputs: Inputs, written: Written, vae_dtype: str, progress: RunProgress, on_note: OnNote
 ) -> GenerateResult:
     """What was made, and its record beside it; a record that can't be written spoils no video."""
     crop, output = inputs.reference.crop, making.request.output
@@ -227,7 +228,7 @@ def keep_result(
         drift=written.drift.summary(),
     )
     try:
-        return replace(result, record=keep_record(output, making.record(written.drift, progress, result)))
+        return replace(result, record=keep_record(output, making.record(written.drift, progress, result, vae_dtype)))
     except OSError as error:
         on_note(f"note: the video is done, but its record could not be written: {error.strerror or error}")
         return result

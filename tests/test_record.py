@@ -33,6 +33,7 @@ def test_a_video_made_again_from_its_record_is_the_same(tmp_path: Path) -> None:
     assert record["peak_bytes"]["ram"] > 10**8
     assert [chunk["start"] for chunk in record["chunks"]] == [0, 12]
     assert "vae" in record["weights"]
+    assert record["made"]["vae_dtype"] == "float32"
 
     again = talk("generate", str(tmp_path / "talk.json"))
     assert again.exit_code == 0, again.stderr

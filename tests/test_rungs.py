@@ -13,11 +13,23 @@ import torch
 
 from infinitalk_cli import run_networks
 from infinitalk_cli.errors import OutOfGpuMemoryError
-from infinitalk_cli.footprint import JobShape, Rung, block_bytes, persistent_parameters, vram_bytes
+from infinitalk_cli.footprint import (
+    PUBLISHED,
+    JobShape,
+    Rung,
+    block_bytes,
+    keys_values_bytes,
+    outside_bytes,
+    persistent_parameters,
+    vram_bytes,
+    working_bytes,
+)
 from infinitalk_cli.gpu_room import GpuRoom
 from infinitalk_cli.job import Job, Speaker
+from infinitalk_cli.models.vae import VideoVAE
+from infinitalk_cli.models.vae_tiling import Tiling
 from infinitalk_cli.networks import read_dit_sizes
-from infinitalk_cli.profiles import find_profile
+from infinitalk_cli.profiles import VaeDtype, find_profile
 from infinitalk_cli.request import GenerateRequest
 from infinitalk_cli.run_transformer import NetworkSources
 from infinitalk_cli.rung_store import store_rung, stored_rung
@@ -35,10 +47,23 @@ OPEN = replace(find_profile("rtx-4090"), num_persistent_param_in_dit=None)
 CPU = torch.device("cpu")
 
 
-def test_the_whole_transformer_stays_where_there_is_room_and_the_exact_vae_if_there_is_more() -> None:
-    assert first_rung(OPEN, SQUARE, 140 * GB) == Rung(40, exact_vae=True)
+def test_the_whole_transformer_stays_where_there_is_room() -> None:
+    assert first_rung(OPEN, SQUARE, 140 * GB) == Rung(40)
     assert first_rung(OPEN, SQUARE, 29 * GB) == Rung(40)
-    assert first_rung(OPEN, LARGE, 32 * GB) == Rung(40, vae_tile=TILE)
+    assert first_rung(replace(OPEN, vae_dtype="float32"), LARGE, 33 * GB) == Rung(40, vae_tile=TILE)
+
+
+def test_beside_the_whole_transformer_all_keys_and_values_are_kept_and_counted() -> None:
+    room = GpuRoom(CPU, OPEN, SQUARE, PUBLISHED, 29 * GB)
+    kept = keys_values_bytes(SQUARE, OPEN)
+    assert room.spare_bytes(Rung(40)) >= kept > room.spare_bytes(Rung(39))
+    without_blocks = outside_bytes(OPEN) + 40 * block_bytes(OPEN)
+    assert vram_bytes(SQUARE, OPEN, Rung(40)) > without_blocks + working_bytes(SQUARE, OPEN, Rung(40)) + kept
+
+
+@pytest.mark.parametrize(("resident", "free_gb", "expected"), [(40, 140, True), (40, 29, False), (39, 140, False)])
+def test_the_exact_vae_needs_room_beside_the_whole_transformer(resident: int, free_gb: int, expected: bool) -> None:
+    assert GpuRoom(CPU, OPEN, SQUARE, PUBLISHED, free_gb * GB).fits_exact_vae(Rung(resident)) == expected
 
 
 @pytest.mark.parametrize(("shape", "least"), [(SQUARE, 6), (LARGE, 8)])
@@ -74,10 +99,9 @@ def test_what_the_user_asks_to_stay_stays() -> None:
 
 @pytest.mark.parametrize("stage", ["transformer", "vae", "other"])
 def test_every_step_down_takes_no_more_until_there_is_none(stage: Stage) -> None:
-    rung, seen = Rung(40, exact_vae=True), list[Rung]()
+    rung, seen = Rung(40), list[Rung]()
     while (lower := lower_rung(rung, 40, stage)) is not None:
         assert vram_bytes(LARGE, OPEN, lower) <= vram_bytes(LARGE, OPEN, rung)
-        assert lower.exact_vae, "another precision would be another video"
         rung = lower
         seen.append(rung)
     assert rung.num_resident == 0
@@ -121,10 +145,15 @@ def files() -> WeightFiles:
 
 
 def demo_networks(
-    files: WeightFiles, start: Rung, notes: list[str], folder: Path, device: torch.device = CPU
+    files: WeightFiles,
+    start: Rung,
+    notes: list[str],
+    folder: Path,
+    device: torch.device = CPU,
+    vae_dtype: VaeDtype = "float32",
 ) -> Networks:
     """The demo's networks as they are placed on a GPU, also on the CPU."""
-    profile = find_profile("demo")
+    profile = replace(find_profile("demo"), vae_dtype=vae_dtype)
     request = GenerateRequest(
         Job(folder / "p.png", "", (Speaker(folder / "s.wav"),), is_video=False), folder / "o.mp4", profile
     )
@@ -170,7 +199,7 @@ def test_a_chunk_that_finds_no_memory_is_made_again_down_to_the_last_rung_and_th
     found: list[Rung] = []
     monkeypatch.setattr(GpuRoom, "remember", lambda _, rung: found.append(rung))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     notes: list[str] = []
-    rung = start = Rung(read_dit_sizes(files).num_layers, exact_vae=True)
+    rung = start = Rung(read_dit_sizes(files).num_layers)
     networks = demo_networks(files, start, notes, tmp_path, torch.device(device))
     expected = frames_of(networks)
     num_rungs = 0
@@ -181,6 +210,34 @@ def test_a_chunk_that_finds_no_memory_is_made_again_down_to_the_last_rung_and_th
     torch.testing.assert_close(frames_of(networks), expected, atol=1e-4 if device == "cpu" else 0.05, rtol=0)
     assert found == [rung]
     assert [note.startswith("the GPU ran out of memory") for note in notes] == [True] * num_rungs
+
+
+def test_a_vae_that_overflows_float16_is_read_in_float32_and_steps_down_where_that_finds_no_memory(
+    files: WeightFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, loaded = run_networks.load_vae, list[torch.dtype]()
+
+    def load_large(files: WeightFiles, device: torch.device, home: torch.device, dtype: torch.dtype) -> VideoVAE:
+        loaded.append(dtype)
+        if loaded == [torch.float16, torch.float32]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+        vae = load(files, device, home, dtype)
+        vae.conv1.weight.mul_(1e9)
+        return vae
+
+    notes, start = list[str](), Rung(read_dit_sizes(files).num_layers)
+    monkeypatch.setattr(run_networks, "load_vae", load_large)
+    networks = demo_networks(files, start, notes, tmp_path, vae_dtype="auto")
+    made = frames_of(networks)
+    assert [note.split(";")[0] for note in notes] == [
+        "the GPU ran out of memory",
+        "note: the video VAE goes beyond float16 here",
+    ]
+    assert networks.vae.tiling == Tiling.of(TILE)
+    assert torch.equal(frames_of(networks), made)
+    assert loaded == [torch.float16, torch.float32, torch.float32]
+    exact = demo_networks(files, replace(start, vae_tile=TILE), [], tmp_path, vae_dtype="float32")
+    assert torch.equal(frames_of(exact), made)
 
 
 def test_a_transformer_that_finds_no_room_when_it_is_loaded_is_streamed(

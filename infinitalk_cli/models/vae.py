@@ -7,7 +7,8 @@ and decoded frames can be written while the next ones are computed, at a memory 
 A picture too large for the GPU is computed tile by tile (`vae_tiling.py`): each tile through the whole clip, so that
 the cache is that of one tile, too. Decoded tiles are put together in RAM.
 
-Weights decide the precision: float32 is exact, in bfloat16 the norms and the latent statistics stay in float32.
+Weights decide the precision: float32 is exact, in 16 bits the norms and the latent statistics stay in float32. What
+float16 can't hold spreads as infinities and NaN to what is made of it, so looking at the results is enough.
 Source: Wan2.1's video VAE (Apache-2.0), same arithmetic and the same parameter names.
 """
 
@@ -45,6 +46,10 @@ LATENT_STD = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
 )
+
+
+class BeyondFloat16(ArithmeticError):
+    """Values within the VAE went beyond 65,504, where float16 ends."""
 
 
 class Encoder(nn.Module):
@@ -148,15 +153,16 @@ class VideoVAE(nn.Module):
         Args: frames: `(B, 3, T, H, W)` in [-1, 1], H and W multiples of 8. Frames past the last full group of four
             are dropped.
         Returns: `(B, z_dim, (T - 1) // 4 + 1, H / 8, W / 8)`, normalised, float32.
+        Raises: BeyondFloat16: if weights in float16 give what is no number.
         """
         height, width = (size // SCALE for size in frames.shape[3:])
         tiling = self.tiling if self.tiling and self.tiling.divides(height, width) else None
         cache, latents = TemporalCache(), list[Tensor]()
         for shrunk in self._shrink(frames) if tiling is None else self._shrink_tiles(frames, tiling).split(1, dim=2):
             mean, _ = self.conv1(self.encoder.finish(shrunk, cache)).chunk(2, dim=1)
-            latents.append(mean.float())
+            latents.append(mean)
         center, spread = latent_statistics(frames.device)
-        return (torch.cat(latents, dim=2) - center) / spread
+        return (within_range(torch.cat(latents, dim=2)).float() - center) / spread
 
     def _shrink(self, frames: Tensor) -> Iterator[Tensor]:
         """Group by group `(B, C, 1, H / 8, W / 8)`."""
@@ -182,6 +188,7 @@ class VideoVAE(nn.Module):
 
         Args: latents: `(B, z_dim, T, h, w)`, normalised.
         Yields: frames `(B, 3, t, 8 h, 8 w)` in [-1, 1], float32: t is 1 for the first latent, then 4.
+        Raises: BeyondFloat16: if weights in float16 give what is no number, in place of the frames.
         """
         tiling = self.tiling if self.tiling and self.tiling.divides(*latents.shape[3:]) else None
         begun = self._begin(latents)
@@ -203,7 +210,7 @@ class VideoVAE(nn.Module):
         """Latent by latent `(B, 3, 1 or 4, 8 h, 8 w)`."""
         cache = TemporalCache()
         for latent in begun:
-            yield self.decoder.grow(latent, cache).float().clamp_(-1, 1)
+            yield within_range(self.decoder.grow(latent, cache)).float().clamp_(-1, 1)
             cache.is_first = False
 
     def _grow_tiles(self, begun: Tensor, tiling: Tiling) -> Iterator[Tensor]:
@@ -224,6 +231,13 @@ class VideoVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Decode a clip at once: `(B, z_dim, T, h, w)` to `(B, 3, 4 T - 3, 8 h, 8 w)` in [-1, 1], float32."""
         return torch.cat(list(self.decode_stream(latents)), dim=2)
+
+
+def within_range(made: Tensor) -> Tensor:
+    """What was made, not clamped yet. Raises: BeyondFloat16: if it is in float16 and not finite."""
+    if made.dtype == torch.float16 and not made.isfinite().all():
+        raise BeyondFloat16
+    return made
 
 
 def frame_groups(num_frames: int) -> list[tuple[int, int]]:

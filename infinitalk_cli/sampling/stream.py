@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from einops import rearrange
@@ -69,11 +70,12 @@ class MadeChunk:
     reference: Tensor
 
 
-Attempt = Callable[[Callable[[], MadeChunk]], MadeChunk]
-"""Calls what makes a chunk, perhaps more than once."""
+Made = TypeVar("Made")
+Attempt = Callable[[Callable[[], Made]], Made]
+"""Calls what makes something, perhaps more than once."""
 
 
-def call_once(make: Callable[[], MadeChunk]) -> MadeChunk:
+def call_once(make: Callable[[], Made]) -> Made:
     """The attempt that does not try again."""
     return make()
 
@@ -87,6 +89,7 @@ class Networks:
         device: where the networks compute.
         on_stage: entered around every use of a network; brings it to the device and may take it away again.
         attempt: calls what makes a chunk, and may call it again: it gives the same each time.
+        attempt_vae: the same for what encodes or decodes, each time with the VAE on its stage.
     """
 
     dit: DiT
@@ -95,7 +98,8 @@ class Networks:
     match_color: Callable[[Tensor, Tensor, float], Tensor]
     device: torch.device
     on_stage: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext
-    attempt: Attempt = call_once
+    attempt: Attempt[MadeChunk] = call_once
+    attempt_vae: Attempt[Tensor] = call_once
 
 
 @dataclass(frozen=True)
@@ -237,8 +241,7 @@ def encode_view(networks: Networks, pictures: Tensor, num_frames: int) -> View:
     frames[:, :, :num_pictures] = shown
     with networks.on_stage(networks.image_encoder):
         image = networks.image_encoder.encode(shown[:, :, -1])
-    with networks.on_stage(networks.vae):
-        latents = networks.vae.encode(frames)
+    latents = encode_frames(networks, frames)
     mask = picture_mask(num_pictures, num_frames).to(latents)
     return View(pictures, image, latents, mask.expand(-1, -1, -1, *latents.shape[3:]))
 
@@ -264,8 +267,7 @@ def known_latents(
         return KnownLatents(view.latents[:, :, :num_motion], noise, is_noised=True)
     if motion is None:
         return KnownLatents(view.latents[:, :, :1], noise=None)
-    with networks.on_stage(networks.vae):
-        return KnownLatents(networks.vae.encode(motion.to(networks.device)), noise)
+    return KnownLatents(encode_frames(networks, motion.to(networks.device)), noise)
 
 
 def speech_windows(conditioning: Conditioning, chunk: ChunkPlan, num_frames: int) -> Tensor:
@@ -296,21 +298,37 @@ def gather_inputs(
     )
 
 
+def encode_frames(networks: Networks, frames: Tensor) -> Tensor:
+    """Encode frames `(1, 3, T, H, W)` on the device."""
+
+    def encode() -> Tensor:
+        with networks.on_stage(networks.vae):
+            return networks.vae.encode(frames)
+
+    return networks.attempt_vae(encode)
+
+
 def decode_frames(
     networks: Networks, latents: Tensor, color_reference: Tensor, color_strength: float, num_frames: int
 ) -> Tensor:
     """Decode the first `num_frames` frames and correct their colours: `(1, 3, num_frames, H, W)` on the CPU.
 
-    They leave the device a few at a time, so that it never holds more of them.
+    They leave the device a few at a time, so that it never holds more of them. A second attempt goes on behind those
+    that have left.
     """
     color_reference = color_reference.to(networks.device)
+    latents = latents[:, :, : -(-(num_frames - 1) // LATENT_STRIDE) + 1]
     pieces: list[Tensor] = []
-    with networks.on_stage(networks.vae):
-        for frames in networks.vae.decode_stream(latents[:, :, : -(-(num_frames - 1) // LATENT_STRIDE) + 1]):
-            if color_strength > 0:
-                frames = networks.match_color(frames, color_reference, color_strength)
-            pieces.append(frames.cpu())
-    return torch.cat(pieces, dim=2)[:, :, :num_frames]
+
+    def decode() -> Tensor:
+        with networks.on_stage(networks.vae):
+            for frames in islice(networks.vae.decode_stream(latents), len(pieces), None):
+                if color_strength > 0:
+                    frames = networks.match_color(frames, color_reference, color_strength)
+                pieces.append(frames.cpu())
+        return torch.cat(pieces, dim=2)[:, :, :num_frames]
+
+    return networks.attempt_vae(decode)
 
 
 def blend_(frames: Tensor, before: Tensor) -> None:
