@@ -159,24 +159,6 @@ def test_speech_that_is_over_before_its_use_is_told_before_anything_is_loaded(de
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ([], "each scene cut that the run finds may add one"),
-        (["--short-source", "loop"], "each scene cut that the run finds and each new start of the loop may add one"),
-        (["--scenes", "off"], ""),
-    ],
-)
-def test_scene_cuts_are_said_not_to_be_counted(
-    desk: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
-) -> None:
-    monkeypatch.setattr("infinitalk_cli.run_plan.can_find_cuts", lambda: True)
-    result = generate("--video", "clip.mp4", "--audio", "a.wav", "--dry-run", *options)
-    assert result.exit_code == 0, result.stderr
-    assert told in result.stderr
-    assert ("by length alone" in result.stderr) == bool(told)
-
-
-@pytest.mark.parametrize(
     ("failure", "code"),
     [
         (errors.InputError("why"), 2),

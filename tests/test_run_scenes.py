@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from infinitalk_cli import run_scenes
+from infinitalk_cli import run_plan, run_scenes
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.main import app
@@ -99,6 +99,21 @@ def test_new_starts_of_a_loop_are_counted_without_looking_at_pictures(
     num_chunks, told = chunks_of_plan(dubbing, "--short-source", "loop")
     assert num_chunks == 7
     assert "1 scene cut at 4.52 s" in told
+
+
+@pytest.mark.parametrize(
+    ("scenes", "can_find", "is_told"),
+    [("auto", True, True), ("auto", False, False), ("on", False, True), ("off", True, False)],
+)
+def test_an_estimate_before_the_search_says_what_it_can_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: Scenes, can_find: bool, is_told: bool
+) -> None:
+    monkeypatch.setattr(run_plan, "can_find_cuts", lambda: can_find)
+    path = tmp_path / "clip.mp4"
+    job = Job(reference=path, prompt="", speakers=(Speaker(path),), is_video=True)
+    request = GenerateRequest(job, tmp_path / "out.mp4", find_profile("demo"), source=SourceWishes(scenes=scenes))
+    assert ("each scene cut that the run finds may add a chunk" in run_plan.cuts_note(request)) == is_told
+    assert run_plan.cuts_note(replace(request, job=replace(job, is_video=False))) == ""
 
 
 def test_wishes_that_can_not_go_together_are_refused(tmp_path: Path) -> None:
