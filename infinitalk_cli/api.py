@@ -13,16 +13,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from infinitalk_cli.before_run import announcements, bind_gpus, repetition_note
+from infinitalk_cli.before_run import (
+    announcements,
+    bind_gpus,
+    nothing_left_note,
+    repetition_note,
+    was_made_before,
+)
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import job_of_fields
 from infinitalk_cli.job_list import is_list
 from infinitalk_cli.options import GenerateOptions
 from infinitalk_cli.options_job import job_words, refuse_doubled, said_anew
 from infinitalk_cli.options_record import record_of, repeating
-from infinitalk_cli.prepare import prepare_run
+from infinitalk_cli.prepare import leaving_finished, prepare_run
 from infinitalk_cli.progress import OnProgress, ignore_progress
-from infinitalk_cli.request import GenerateResult
+from infinitalk_cli.request import GenerateResult, check_request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -138,15 +144,25 @@ def generate(
     Args: job: a job file, the fields of one, or the record of a video to make again; None where `options` say it all.
         on_progress: is told how far it is. on_note: is told what the command prints as notes. warm: keeps the networks
         from one call to the next; hand the same one to each.
+    Returns: what was made; with `resume`, of a video that the same job has finished before, what was made then.
     Raises: TalkError: of the kind that gives the command its exit code, before anything is written or with what is done
         kept; InterruptedRunError on Ctrl-C. TypeError: for a name that is no option.
     """
     said = options_of(options)
     if isinstance(job, Mapping):
         refuse_doubled(said)
-        prepared = prepare_run(said, job_of_fields(job, "the job", Path(), said_anew(said)))
+        meant = job_of_fields(job, "the job", Path(), said_anew(said))
     else:
-        prepared = prepare_run(pointed(said, job, on_note))
+        said, meant = pointed(said, job, on_note), None
+    said = leaving_finished(said)
+    prepared = prepare_run(said, meant)
+    if said.skip_existing:
+        if was_made_before(prepared.request):
+            from infinitalk_cli.run_finished import finished_result
+
+            on_note(nothing_left_note(prepared.request))
+            return finished_result(prepared.request)
+        check_request(prepared.request)
     bind_gpus(prepared)
     for note in announcements(prepared):
         on_note(note)

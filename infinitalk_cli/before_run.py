@@ -18,6 +18,20 @@ DEMO_RAM = "0.8 GB"
 """At most, with examples/single.json on a CPU; an hour of the smallest pictures took as much (benchmarks/)."""
 
 
+def was_made_before(request: GenerateRequest) -> bool:
+    """Whether the output is there, made by the same job."""
+    if not request.output.exists():
+        return False
+    from infinitalk_cli.run_batch import is_done
+
+    return is_done(request)
+
+
+def nothing_left_note(request: GenerateRequest) -> str:
+    """What is said in place of a run, where one has made the video before."""
+    return f"{request.output} is there already, made by the same job: nothing is left to do"
+
+
 def announcements(prepared: PreparedRun) -> list[str]:
     """What a user should know before the run.
 

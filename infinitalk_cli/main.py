@@ -7,7 +7,16 @@ import typer
 
 from infinitalk_cli import __version__
 from infinitalk_cli.batch import run_batch
-from infinitalk_cli.before_run import announcements, bind_gpus, misfit, predict, repetition_note, side_notes
+from infinitalk_cli.before_run import (
+    announcements,
+    bind_gpus,
+    misfit,
+    nothing_left_note,
+    predict,
+    repetition_note,
+    side_notes,
+    was_made_before,
+)
 from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
 from infinitalk_cli.console_options import taking
@@ -116,8 +125,10 @@ def perform(
         show_plan(prepared, console, is_done=is_done)
         return
     if is_done:
-        console.note(f"{request.output} is there already, made by the same job: nothing is left to do")
-        console.result(str(request.output), {"output": str(request.output), "skipped": True})
+        from infinitalk_cli.run_finished import finished_result
+
+        console.note(nothing_left_note(request))
+        console.result(str(request.output), result_record(request, finished_result(request)))
         return
     check_request(request)
     for note in announcements(prepared):
@@ -130,15 +141,6 @@ def perform(
     for note in (made, *further) if warm is None else (made,):  # of many jobs, each would say the same
         console.note(note)
     console.result(str(result.output), result_record(request, result))
-
-
-def was_made_before(request: GenerateRequest) -> bool:
-    """Whether the output is there, made by the same job."""
-    if not request.output.exists():
-        return False
-    from infinitalk_cli.run_batch import is_done
-
-    return is_done(request)
 
 
 def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None:

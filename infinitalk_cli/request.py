@@ -110,7 +110,8 @@ class GenerateResult:
     """What a run made. Sizes in pixels, times in seconds, peaks in bytes (None where not measured).
 
     `drift`: how far colours strayed and how much seams stand out, as `Drift.summary` has it. `record`: the file beside
-    the video that tells all of this, None if it could not be written.
+    the video that tells all of this, None if it could not be written. `skipped`: nothing was left to do; the rest tells
+    of the run that had made the video.
     """
 
     output: Path
@@ -124,6 +125,7 @@ class GenerateResult:
     vram_peak_bytes: int | None = None
     drift: Mapping[str, float | int | None] = field(default_factory=dict[str, float | int | None])
     record: Path | None = None
+    skipped: bool = False
 
     @property
     def duration_s(self) -> float:

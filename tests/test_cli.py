@@ -80,6 +80,7 @@ def test_json_prints_one_object(desk: Path, engine: Engine) -> None:
         "vram_peak_bytes": None,
         "drift": {},
         "record": None,
+        "skipped": False,
         "seed": 7,
         "engine": "infinitetalk",
         "profile": "demo",

@@ -101,11 +101,13 @@ ROOMS = (
     Room(
         ("main", "bench_command"),
         may=("", *SHELL),
-        inside=("runner", "run_batch", "run_plan", "run_scenes", "demo", "bench", "web*"),
+        inside=("runner", "run_batch", "run_finished", "run_plan", "run_scenes", "demo", "bench", "web*"),
     ),
-    Room(("api",), may=("", *SHELL), inside=("runner",), typing_only=("run_batch",)),
+    Room(("api",), may=("", *SHELL), inside=("runner", "run_finished"), typing_only=("run_batch",)),
     Room(
-        ("before_run",), may=("", "prepare", "run_choice", "run_reports", "models.config", *DATA), inside=("run_plan",)
+        ("before_run",),
+        may=("", "prepare", "run_choice", "run_reports", "models.config", *DATA),
+        inside=("run_batch", "run_plan"),
     ),
     Room(("console", "console_options"), may=("errors", "progress")),
     Room(("job*", "subtitles", "dialogue"), may=("errors", "wishes")),
@@ -171,7 +173,7 @@ ROOMS = (
             *("runner", "run_inputs", "run_networks", "run_plan", "run_progress", "run_prompts"),
             *("run_blocks", "run_differences", "run_dtypes", "run_errors", "run_transformer", "run_vae"),
             *("run_record", "run_scenes", "run_speech", "run_resume", "run_team", "run_voice", "run_writing"),
-            *("kernel_wish", "prompt_cache", "networks", "convert", "measure*"),
+            *("kernel_wish", "prompt_cache", "networks", "convert", "measure*", "run_finished"),
         ),
         may=("", "demo_package", *DATA, "part_file", "convert_when_it_pays", *ENGINE_PACKAGES),
         heavy=True,

@@ -22,7 +22,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from infinitalk_cli import runner
+from infinitalk_cli import generate, runner
 from infinitalk_cli.errors import InputError
 from infinitalk_cli.main import app
 from infinitalk_cli.media.drift import Drift
@@ -57,6 +57,26 @@ def talk(speech: Path, output: Path, *more: str) -> Result:
 def frames_of(path: Path) -> list[bytes]:
     with av.open(str(path)) as file:
         return [frame.to_ndarray(format="rgb24").tobytes() for frame in file.decode(video=0)]
+
+
+def assert_finished_from_python(speech: Path, output: Path) -> None:
+    """The same job, called with `resume`, gives what was made; after the loss of its record, what the mp4 shows."""
+    told: list[str] = []
+    asked: dict[str, Any] = {option[2:].replace("-", "_"): value for option, value in QUICK.items()}
+    job = {"image": str(PORTRAIT), "audio": str(speech)}
+    asked |= {"profile": "demo", "resolution": "64x64", "output": output, "resume": True, "on_note": told.append}
+    found = generate(job, **asked)
+    assert told == [f"{output} is there already, made by the same job: nothing is left to do"]
+    assert (found.skipped, found.output, found.record) == (True, output, output.with_suffix(".json"))
+    assert (found.width, found.num_frames, found.num_chunks) == (64, 38, 1)  # made by the run that went on
+    assert found.elapsed_s > 0
+    assert found.drift["num_seams"] == 2
+    with pytest.raises(InputError, match="no begun run of it to go on with"):
+        generate(job, **asked, seed=7)
+    kept = output.with_suffix(".json").rename(output.with_suffix(".kept"))
+    bare = generate(job, **asked)
+    assert (bare.skipped, bare.width, bare.height, bare.num_frames, bare.record) == (True, 64, 64, 38, None)
+    kept.rename(output.with_suffix(".json"))
 
 
 def stop_after(num_chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +124,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_video(
     assert of_another.exit_code == 2
     assert "talk.mp4 is already there, and no begun run of it to go on with" in of_another.stderr
     assert output.read_bytes() == whole.read_bytes()
+    assert_finished_from_python(speech, output)
     drift = [json.loads(path.with_suffix(".json").read_text())["chunks"] for path in (whole, output)]
     assert drift[0] == drift[1]
     assert [chunk["start"] for chunk in drift[0]] == [0, 12, 24]
