@@ -102,7 +102,8 @@ class ReadAhead:
     def take(self, number: int, send: Callable[[StoredPart, Tensor], HasLeft]) -> None:
         """Hand a block out: `send` is called for its pieces, in order, with their bytes.
 
-        Raises: WeightsError: a file has changed, has gone or can't be read.
+        Raises: WeightsError: a file has changed, has gone or can't be read. CancelledError, RuntimeError: it was closed
+        meanwhile.
         """
         first, end = self._begins[number], self._begins[number + 1]
         if self._under_way[0].number != first:  # another block than the next: a pass was left early
@@ -117,7 +118,7 @@ class ReadAhead:
             self._under_way.append(self._begin(reading.number + len(self._under_way) + 1, reading.stage, has_left))
 
     def close(self) -> None:
-        """End the threads; what they have begun to read is read to its end."""
+        """End the threads; what they have begun to read is read to its end. Who takes a block then gets an error."""
         self._stop.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -129,9 +130,7 @@ class ReadAhead:
     def _begin_again(self, first: int) -> None:
         """Forget what is under way and read on from a piece."""
         dropped = list(self._under_way)
-        for reading in dropped:
-            reading.done.cancel()
-        wait([reading.done for reading in dropped])
+        wait([reading.done for reading in dropped if not reading.done.cancel()])  # `wait` knows no others' end
         self._under_way = deque(
             self._begin(first + place, reading.stage, reading.has_left) for place, reading in enumerate(dropped)
         )
