@@ -2,7 +2,8 @@
 
 A kernel may be missing, not built for the GPU, or answer nonsense there; a run of hours should learn that at its start
 and go on with what works. So the kernels behind a wish are tried on a small example, and the first one that is right
-is taken. If none is, the run is told and the fastest exact kernel is found as without a wish.
+is taken. If none is, the run is told and the fastest exact kernel is found as without a wish. A trial imports and
+compiles for seconds, so it runs in a thread while weights are read.
 
 A small example does not show all. So the outcome of the run's first pass is looked at, too: where it is no number
 (which would make black frames), torch's own kernel computes that pass again and serves the run.
@@ -11,7 +12,9 @@ A small example does not show all. So the outcome of the run's first pass is loo
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,22 +40,36 @@ TIMED: tuple[Attention, ...] = ("int8", "8bit")
 
 EXAMPLE = (1, 500, 2)
 """Batch, tokens and heads of the example."""
-PUBLISHED_WIDTH = 128
-"""The width of a head in the published networks."""
 TOLERANCE = 0.2
 """Largest difference of a kernel that works, relative to the largest value; the inexact ones stay well below."""
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of trying a wish: what `use_kernel` is to be told, and what the user is, "" for nothing."""
+
+    kernel: Wish
+    note: str = ""
+
+
+@contextmanager
+def trying(wish: Attention, device: torch.device, width: int) -> Generator[Callable[[], Tried]]:
+    """Try a wish beside what is done inside the `with`; the value waits for the outcome. Args: as `try_wish`."""
+    with ThreadPoolExecutor(1) as aside:
+        yield aside.submit(try_wish, wish, device, width).result
+
+
 @contextmanager
 def attention_of_run(
-    wish: Attention, dit: nn.Module, device: torch.device, on_note: Callable[[str], None]
+    tried: Tried, dit: nn.Module, device: torch.device, on_note: Callable[[str], None]
 ) -> Generator[None]:
-    """Inside, the transformer attends as wished; its first pass is checked, and on a GPU the kernel is named after it.
+    """Inside, the transformer attends as tried; its first pass is checked, and on a GPU the kernel is named after it.
 
     Raises: WeightsError: in the first pass, if no kernel makes numbers of it.
     """
-    config = getattr(dit, "config", None)
-    kernel = wished_kernel(wish, device, on_note, config.head_dim if config else PUBLISHED_WIDTH)
+    kernel = tried.kernel
+    if tried.note:
+        on_note(tried.note)
     with ExitStack() as settled:
         settled.enter_context(use_kernel(kernel))
 
@@ -88,15 +105,12 @@ def kernel_names(wished: Wish) -> str:
     return f"{' and '.join(found)} (the fastest here)" if found else "torch"
 
 
-def wished_kernel(
-    wish: Attention, device: torch.device, on_note: Callable[[str], None], width: int = PUBLISHED_WIDTH
-) -> Wish:
-    """What `use_kernel` is to be told for a wish; `on_note` hears when it can't be met. `width`: of a head."""
+def try_wish(wish: Attention, device: torch.device, width: int) -> Tried:
+    """Find what serves a wish. Args: width: of a head."""
     if wish == "auto":
-        return None
+        return Tried(None)
     if device.type != "cuda":
-        on_note(f"note: --attention {wish} has no effect on the CPU")
-        return None
+        return Tried(None, f"note: --attention {wish} has no effect on the CPU")
     usable: list[Kernel] = []
     reasons: list[str] = []
     for kernel in KERNELS[wish]:
@@ -106,14 +120,14 @@ def wished_kernel(
         elif wish in TIMED:
             usable.append(kernel)
         else:
-            return kernel
+            return Tried(kernel)
     if usable:
-        return tuple(usable) if len(usable) > 1 else usable[0]
-    on_note(f"attention {wish} does not work here ({'; '.join(reasons)}): the fastest exact kernel is used instead")
-    return None
+        return Tried(tuple(usable) if len(usable) > 1 else usable[0])
+    said = f"attention {wish} does not work here ({'; '.join(reasons)}): the fastest exact kernel is used instead"
+    return Tried(None, said)
 
 
-def why_unusable(kernel: Kernel, device: torch.device, width: int = PUBLISHED_WIDTH) -> str:
+def why_unusable(kernel: Kernel, device: torch.device, width: int) -> str:
     """What keeps a kernel from computing on the device, "" if nothing does."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(*EXAMPLE, width, generator=generator).to(device, torch.bfloat16) for _ in range(3))

@@ -18,13 +18,14 @@ import torch
 from infinitalk_cli.convert_when_it_pays import convert_what_pays
 from infinitalk_cli.demo_package import locate_demo
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError
-from infinitalk_cli.kernel_wish import attention_of_run
+from infinitalk_cli.kernel_wish import attention_of_run, trying
 from infinitalk_cli.media.drift import Drift
 from infinitalk_cli.media.part_folder import PartFolder
 from infinitalk_cli.media.reference import VIDEO_FPS
 from infinitalk_cli.media.segments import Picture
 from infinitalk_cli.media.writer import VideoWriter
 from infinitalk_cli.memory.allocator import use_growing_segments
+from infinitalk_cli.networks import read_dit_sizes
 from infinitalk_cli.progress import OnNote, OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateRequest, GenerateResult
 from infinitalk_cli.run_batch import WarmNetworks
@@ -81,6 +82,7 @@ def generate(
         progress.stage("text", "encoding the prompt")
         prompts = encode_prompts(request, files, inputs.settings, device, warm.others if warm else ())
         progress.stage("weights", "loading the networks")
+        tried = at_end.enter_context(trying(request.profile.attention, device, read_dit_sizes(files).head_dim))
         share = at_end.enter_context(open_team(request, files, device, foreseen_errors))
         load = warm.load if warm else load_networks
         networks = load(NetworkSources(request, files, inputs.loras, device), inputs.shape, on_note)
@@ -90,7 +92,7 @@ def generate(
         # 3. Chunk by chunk into the file.
         progress.begin_video()
         chunks = generate_chunks(networks, conditioning, inputs.settings, on_step=progress.step, resume=begun.carried)
-        with attention_of_run(request.profile.attention, networks.dit, device, on_note):
+        with attention_of_run(tried(), networks.dit, device, on_note):
             written = write_video(making, folder, begun, inputs, chunks, on_note)
         if complaint := written.drift.complaint(VIDEO_FPS):
             on_note(f"note: {complaint}; docs/long-videos.md has what mends it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -12,13 +13,11 @@ from torch import Tensor, nn
 
 from infinitalk_cli import kernel_wish
 from infinitalk_cli.errors import WeightsError
-from infinitalk_cli.kernel_wish import KERNELS, attention_of_run, why_unusable, wished_kernel
-from infinitalk_cli.measure import TINY_DIT
-from infinitalk_cli.models.attention import Kernel, current_wish
-from infinitalk_cli.models.config import DiTConfig
+from infinitalk_cli.kernel_wish import KERNELS, Tried, attention_of_run, try_wish, trying, why_unusable
+from infinitalk_cli.models.attention import Kernel, current_wish, use_kernel
 from infinitalk_cli.profiles import Attention
 
-GPU, CPU = torch.device("cuda"), torch.device("cpu")
+GPU, CPU, WIDTH = torch.device("cuda"), torch.device("cpu"), 128
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: Kernel) -> None:
@@ -34,40 +33,34 @@ def test_every_wish_has_its_kernels() -> None:
 
 
 def test_without_a_wish_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    assert wished_kernel("auto", GPU, notes.append) is None
-    assert notes == []
+    without(monkeypatch, *get_args(Kernel))
+    assert try_wish("auto", GPU, WIDTH) == Tried(None)
 
 
 def test_a_wish_that_can_be_met_is_met_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch)
-    notes: list[str] = []
-    assert wished_kernel("sage", GPU, notes.append) == "sage"
-    assert wished_kernel("fp8", GPU, notes.append) == "cudnn-fp8"
-    assert wished_kernel("int8", GPU, notes.append) == ("int8", "int8-fp8")
-    assert notes == []
+    assert try_wish("sage", GPU, WIDTH) == Tried("sage")
+    assert try_wish("fp8", GPU, WIDTH) == Tried("cudnn-fp8")
+    assert try_wish("int8", GPU, WIDTH) == Tried(("int8", "int8-fp8"))
 
 
 def test_the_next_kernel_of_a_kind_serves_where_the_first_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "flash-attn-3", "flash-attn")
-    assert wished_kernel("flash", GPU, lambda _: None) == "flash"
+    assert try_wish("flash", GPU, WIDTH) == Tried("flash")
     without(monkeypatch, "int8-fp8")
-    assert wished_kernel("int8", GPU, lambda _: None) == "int8"
+    assert try_wish("int8", GPU, WIDTH) == Tried("int8")
 
 
 def test_an_absent_kernel_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "sage")
-    notes: list[str] = []
-    assert wished_kernel("sage", GPU, notes.append) is None
-    (note,) = notes
-    assert note.startswith("attention sage does not work here (sage: sage is not installed)")
-    assert note.endswith("the fastest exact kernel is used instead")
+    tried = try_wish("sage", GPU, WIDTH)
+    assert tried.kernel is None
+    assert tried.note.startswith("attention sage does not work here (sage: sage is not installed)")
+    assert tried.note.endswith("the fastest exact kernel is used instead")
 
 
 def test_on_a_cpu_a_wish_is_told_to_have_no_effect() -> None:
-    notes: list[str] = []
-    assert wished_kernel("flash", CPU, notes.append) is None
-    assert notes == ["note: --attention flash has no effect on the CPU"]
+    assert try_wish("flash", CPU, WIDTH) == Tried(None, "note: --attention flash has no effect on the CPU")
 
 
 @pytest.mark.parametrize(
@@ -88,26 +81,25 @@ def test_what_is_wrong_with_a_kernel_is_told(
 ) -> None:
     plain, calls = kernel_wish.attention, iter((True, False))
     monkeypatch.setattr(kernel_wish, "attention", lambda *qkv: plain(*qkv) if next(calls) else answer())
-    assert told in why_unusable("sage", CPU)
+    assert told in why_unusable("sage", CPU, WIDTH)
 
 
 def test_a_kernel_that_is_right_is_usable() -> None:
-    assert why_unusable("torch", CPU) == ""
+    assert why_unusable("torch", CPU, WIDTH) == ""
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("wish", get_args(Attention))
 def test_on_a_gpu_every_wish_is_met_or_explained(wish: Attention) -> None:
-    notes: list[str] = []
-    kernel = wished_kernel(wish, GPU, notes.append)
-    kernels = kernel if isinstance(kernel, tuple) else (kernel,)
-    assert set(kernels) <= set(KERNELS[wish]) or wish == "auto" or len(notes) == 1
+    with trying(wish, GPU, WIDTH) as outcome:
+        tried = outcome()
+    kernels = tried.kernel if isinstance(tried.kernel, tuple) else (tried.kernel,)
+    assert set(kernels) <= set(KERNELS[wish]) or wish == "auto" or tried.note
 
 
 def test_8_bits_allowed_means_every_kernel_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "sage", "cudnn-fp8", "flash-attn", "flash-attn-3")
-    found = wished_kernel("8bit", GPU, lambda note: pytest.fail(note))
-    assert found == ("torch", "cudnn", "flash", "efficient", "int8", "int8-fp8")
+    assert try_wish("8bit", GPU, WIDTH) == Tried(("torch", "cudnn", "flash", "efficient", "int8", "int8-fp8"))
 
 
 def test_heads_that_a_kernel_does_not_serve_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,14 +107,26 @@ def test_heads_that_a_kernel_does_not_serve_are_told(monkeypatch: pytest.MonkeyP
         return "" if width == 128 else f"not for heads of {width}"
 
     monkeypatch.setattr(kernel_wish, "why_unusable", reason)
-    net, notes = Pass(2.0), list[str]()
-    net.config = TINY_DIT
-    with attention_of_run("int8", net, GPU, notes.append):
-        pass
-    (note,) = notes
-    assert note.startswith(
-        "attention int8 does not work here (int8: not for heads of 32; int8-fp8: not for heads of 32)"
-    )
+    told = "attention int8 does not work here (int8: not for heads of 32; int8-fp8: not for heads of 32)"
+    assert try_wish("int8", GPU, 32).note.startswith(told)
+
+
+def test_a_trial_runs_beside_and_its_outcome_is_told_when_the_transformer_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end, notes = threading.Event(), list[str]()
+
+    def reason(kernel: Kernel, device: torch.device, width: int) -> str:
+        assert may_end.wait(10)
+        assert current_wish() is None
+        return "not today"
+
+    monkeypatch.setattr(kernel_wish, "why_unusable", reason)
+    with trying("sage", GPU, WIDTH) as outcome, use_kernel("flash"):
+        may_end.set()
+        with attention_of_run(outcome(), Pass(2.0), GPU, notes.append):
+            assert current_wish() is None
+    assert [note[:30] for note in notes] == ["attention sage does not work h"]
 
 
 class Pass(nn.Module):
@@ -131,7 +135,6 @@ class Pass(nn.Module):
     def __init__(self, factor: float, plain_factor: float = 1.0) -> None:
         super().__init__()
         self.factor, self.plain_factor = factor, plain_factor
-        self.config: DiTConfig | None = None
 
     def forward(self, x: Tensor, *, times: float) -> Tensor:
         plain = current_wish() == "torch"
@@ -140,14 +143,14 @@ class Pass(nn.Module):
 
 def test_sound_passes_are_left_alone() -> None:
     net, notes = Pass(2.0), list[str]()
-    with attention_of_run("auto", net, torch.device("cpu"), notes.append):
+    with attention_of_run(Tried(None), net, torch.device("cpu"), notes.append):
         assert [net(torch.ones(1), times=3.0).item() for _ in range(2)] == [6, 6]
     assert notes == []
 
 
 def test_a_first_pass_without_numbers_is_repeated_with_the_plain_kernel_which_then_stays() -> None:
     net, notes = Pass(math.nan), list[str]()
-    with attention_of_run("auto", net, torch.device("cpu"), notes.append):
+    with attention_of_run(Tried(None), net, torch.device("cpu"), notes.append):
         assert [net(torch.ones(1), times=3.0).item() for _ in range(2)] == [3, 3]
     assert len(notes) == 1
     assert "torch's own kernel is used instead" in notes[0]
@@ -158,7 +161,7 @@ def test_a_first_pass_without_numbers_is_repeated_with_the_plain_kernel_which_th
 def test_a_first_pass_that_no_kernel_can_do_names_the_weights() -> None:
     net = Pass(math.inf, math.nan)
     with (
-        attention_of_run("auto", net, torch.device("cpu"), lambda _: None),
+        attention_of_run(Tried(None), net, torch.device("cpu"), lambda _: None),
         pytest.raises(WeightsError, match="no numbers") as caught,
     ):
         net(torch.ones(1), times=1.0)
