@@ -71,8 +71,12 @@ class WeightFiles:
 def find_weights_dir(flag: Path | None) -> Path:
     """The weights folder: `flag`, else TALK_WEIGHTS_DIR, else ./weights if there is one, else the user's data folder.
 
-    Whether it is there, and what is in it, is `locate`'s business.
+    Whether it is there, and what is in it, is `locate`'s business. Raises: InputError: if `flag` is a file.
     """
+    if flag is not None and flag.is_file():
+        raise InputError(
+            f"--weights-dir {flag} is a file, no folder", hint="name the folder that `talk download` fills"
+        )
     if flag is not None:
         return flag
     if said := os.environ.get(ENVIRONMENT_VARIABLE):

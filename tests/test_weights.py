@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from infinitalk_cli.errors import InputError, WeightsError
+from infinitalk_cli.main import app
 from infinitalk_cli.repackaged import KNOWN_NAMES
 from infinitalk_cli.weights import (
     Engine,
@@ -76,6 +78,15 @@ def test_folder_is_the_option_then_the_variable_then_here_then_the_users(
     monkeypatch.setenv("TALK_WEIGHTS_DIR", str(tmp_path / "elsewhere"))
     assert find_weights_dir(None) == tmp_path / "elsewhere"
     assert find_weights_dir(tmp_path / "said") == tmp_path / "said"
+
+
+@pytest.mark.parametrize("command", [["weights", "convert"], ["weights", "ls"], ["doctor"]])
+def test_a_file_is_no_folder_of_weights(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "said.safetensors"
+    path.write_bytes(b"weights")
+    refused = CliRunner().invoke(app, [*command, "--weights-dir", str(path)])
+    assert refused.exit_code == 2
+    assert f"--weights-dir {path} is a file, no folder" in refused.stderr
 
 
 @pytest.mark.parametrize(("num_speakers", "adapter"), [(1, SINGLE), (2, MULTI)])
