@@ -234,13 +234,13 @@ def download_bytes(quant: Quant) -> int:
 
 
 def _check_port() -> Check:
-    """Whether the local page could listen."""
+    """Whether a local web page could listen, which there is none of yet: nothing is to be done where it could not."""
+    purpose = "no part of talk uses it yet (a local web page is to)"
     with socket.socket() as probe:
         if platform.system() != "Windows":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", PAGE_PORT))
         except OSError:
-            detail = f"{PAGE_PORT} is taken, so a local web page would need another; videos are made without it"
-            return Check("port", False, False, detail, "stop the program on it if you want the page there")
-    return Check("port", True, False, f"{PAGE_PORT} is free for a local web page; videos are made without it")
+            return Check("port", False, False, f"{PAGE_PORT} is taken; {purpose}")
+    return Check("port", True, False, f"{PAGE_PORT} is free; {purpose}")
