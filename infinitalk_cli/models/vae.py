@@ -3,6 +3,7 @@
 Both directions run group by group with a `TemporalCache`: encoding feeds frame 0 alone and then four frames at a time,
 decoding one latent at a time. So neither direction ever looks ahead: the latents of a beginning are those of the whole,
 and decoded frames can be written while the next ones are computed, at a memory that does not grow with the length.
+Where a clip stands still, most of the encoder need not run again (`vae_still.py`).
 
 A picture too large for the GPU is computed tile by tile (`vae_tiling.py`): each tile through the whole clip, so that
 the cache is that of one tile, too. Decoded tiles are put together in RAM.
@@ -32,6 +33,7 @@ from infinitalk_cli.models.vae_layers import (
     Upsample,
     is_channels_last,
 )
+from infinitalk_cli.models.vae_still import shrink_groups
 from infinitalk_cli.models.vae_tiling import Tiling
 
 GROUP = 4  # frames per latent, but for the first
@@ -70,14 +72,14 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, cache: TemporalCache) -> Tensor:
         """Map one group of frames `(B, 3, 1 or 4, H, W)` to `(B, 2 * z_dim, 1, H / 8, W / 8)`."""
-        return self.finish(self.shrink(x, cache), cache)
-
-    def shrink(self, x: Tensor, cache: TemporalCache) -> Tensor:
-        """The first part, which looks at neighbours only: `(B, 3, 1 or 4, H, W)` to `(B, C, 1, H / 8, W / 8)`."""
-        x = self.conv1(x, cache)
-        for layer in self.downsamples:
+        for layer in self.shrinking:
             x = layer(x, cache)
-        return x
+        return self.finish(x, cache)
+
+    @property
+    def shrinking(self) -> list[nn.Module]:
+        """The first part, which looks at neighbours only: `(B, 3, 1 or 4, H, W)` to `(B, C, 1, H / 8, W / 8)`."""
+        return [self.conv1, *self.downsamples]
 
     def finish(self, x: Tensor, cache: TemporalCache) -> Tensor:
         """The second part, with the attention within the frame: `(B, C, 1, h, w)` to `(B, 2 * z_dim, 1, h, w)`."""
@@ -166,10 +168,8 @@ class VideoVAE(nn.Module):
 
     def _shrink(self, frames: Tensor) -> Iterator[Tensor]:
         """Group by group `(B, C, 1, H / 8, W / 8)`."""
-        cache = TemporalCache()
-        for start, end in frame_groups(frames.shape[2]):
-            yield self.encoder.shrink(frames[:, :, start:end].to(self.conv1.weight.dtype), cache)
-            cache.is_first = False
+        groups = [frames[:, :, start:end] for start, end in frame_groups(frames.shape[2])]
+        yield from shrink_groups(self.encoder.shrinking, groups, self.conv1.weight.dtype)
 
     def _shrink_tiles(self, frames: Tensor, tiling: Tiling) -> Tensor:
         """The same for all groups `(B, C, T', H / 8, W / 8)`, put together from tiles."""
