@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 SEND_BYTES = 64 * 1024
+LONGEST_ANSWER_S = 10.0
 LARGE = (".safetensors", ".pth", ".pt", ".bin", ".model", "tokenizer.json")
 """Files that a hub keeps apart and names by their SHA-256; the others are git's."""
 
@@ -134,7 +135,10 @@ class HubServer:
             self.num_sending -= 1
 
     def forget(self) -> None:
-        """Begin the records anew."""
+        """Begin the records anew, once every answer under way is among them."""
+        end_s = time.monotonic() + LONGEST_ANSWER_S
+        while self.num_sending and time.monotonic() < end_s:
+            time.sleep(0.005)
         self.requests.clear()
         self.sent.clear()
 

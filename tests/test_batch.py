@@ -151,7 +151,7 @@ def test_only_videos_of_the_same_job_are_skipped(tmp_path: Path, monkeypatch: py
     before = Path("jobs-1.mp4").stat().st_mtime_ns
     Path("jobs.jsonl").write_text(lines(job, {**job, "prompt": "Changed."}))
     again = CliRunner().invoke(app, ["generate", "jobs.jsonl", *FAST, "--skip-existing"])
-    assert (again.exit_code, again.stdout.split()) == (8, ["jobs-1.mp4"])
+    assert (again.exit_code, again.stdout.split()) == (8, ["jobs-1.mp4"]), again.stderr
     assert Path("jobs-1.mp4").stat().st_mtime_ns == before
     assert "jobs-1.mp4 is there already, made by the same job" in again.stderr
     assert "jobs-2.mp4 is already there" in again.stderr
