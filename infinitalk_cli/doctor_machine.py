@@ -30,7 +30,7 @@ DRIVER_FIXES = {
 
 @dataclass(frozen=True)
 class Check:
-    """How one thing was found. `required`: no run without it. `fix`: a command or an advice, "" if nothing is to be done."""
+    """How one thing was found. `required`: no run without it. `fix`: a command or an advice, "" for nothing to do."""
 
     name: str
     ok: bool
