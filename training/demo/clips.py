@@ -17,6 +17,12 @@ from training.demo.cutouts import Cutouts
 from training.demo.portraits import Figures, Motion, Sprites, Studio, mouth_weights
 from training.demo.speech import Corpus, mouth_opening, mouth_width
 
+VARIED_SIDES = (0.66, 1.10)
+"""Of two people where these vary; see `Studio.pair`."""
+SHRUNK_SHARE, MOST_SHRUNK = 0.5, 0.6
+"""Of boxes that may be smaller than the head, and how much smaller."""
+FULL_MOUTH, MOST_RAISED = 640.0, 3.0
+"""Mouths about which less than this is near, in pixels, count more, up to so much: small ones as much as large ones."""
 FIRST_SHARE = 0.35
 CLOSED_SHARE = 0.85
 TRACKS: dict[tuple[Path, bool, str], tuple[Tensor, Tensor]] = {}
@@ -28,7 +34,7 @@ class Filmed:
     """B clips for the transformer.
 
     frames: `(B, 3, T, H, W)` in [-1, 1]. reference: `(B, 3, 1, H, W)`. is_first: `(B,)`.
-    near_mouth: `(B, H, W)`. masks: `(B, 3, H / 8, W / 8)` of two people, else None.
+    near_mouth: `(B, H, W)`, see `ClipMaker.raised`. masks: `(B, 3, H / 8, W / 8)` of two people, else None.
     """
 
     frames: Tensor
@@ -39,7 +45,11 @@ class Filmed:
 
 
 class ClipMaker:
-    """Clips of one shape. `sides`: least and greatest size of a single person who fills no picture, in pixels."""
+    """Clips of one shape.
+
+    Args: sides: least and greatest size of a single person who fills no picture, in pixels. varied: two people's sizes,
+    and boxes about them, vary further than in the scenes that are measured.
+    """
 
     def __init__(
         self,
@@ -48,12 +58,15 @@ class ClipMaker:
         num_frames: int,
         tracks: tuple[Tensor, Tensor],
         sides: tuple[float, float] | None = None,
+        *,
+        varied: bool = False,
     ) -> None:
         self.studio = studio
         self.num_people = num_people
         self.num_frames = num_frames
         self.openings, self.widths = tracks
         self.sides = sides
+        self.varied = varied
 
     @classmethod
     def load(
@@ -67,6 +80,7 @@ class ClipMaker:
         num_frames: int,
         held_out: bool = False,
         sides: tuple[float, float] | None = None,
+        varied: bool = False,
     ) -> ClipMaker:
         """With the people and the speech in the folder `data`."""
         device, kind = generator.device, "_held_out" if held_out else ""
@@ -75,7 +89,8 @@ class ClipMaker:
             waveforms = Corpus.load(data / f"speech{kind}.npz").waveforms(device)
             TRACKS[key] = mouth_opening(waveforms), mouth_width(waveforms)
         sprites = Sprites.of(Cutouts.load(data / f"people{kind}.npz"), device)
-        return cls(Studio(sprites, generator, height, width), num_people, num_frames, TRACKS[key], sides)
+        studio = Studio(sprites, generator, height, width)
+        return cls(studio, num_people, num_frames, TRACKS[key], sides, varied=varied)
 
     def pictures(self, batch: int) -> tuple[Tensor, Tensor]:
         """Frames `(batch, 3, T, H, W)` in [-1, 1] and how near each pixel is to a mouth `(batch, H, W)`."""
@@ -88,10 +103,22 @@ class ClipMaker:
     def cast(self, batch: int) -> tuple[Figures, ...]:
         if self.sides is not None:
             return (self.studio.close(batch, *self.sides),)
-        return (self.studio.alone(batch),) if self.num_people == 1 else self.studio.pair(batch)
+        if self.num_people == 1:
+            return (self.studio.alone(batch),)
+        return self.studio.pair(batch, VARIED_SIDES) if self.varied else self.studio.pair(batch)
 
     def near_mouth(self, people: tuple[Figures, ...]) -> Tensor:
-        found = [mouth_weights(each, self.studio.sprites, self.studio.height, self.studio.width) for each in people]
+        return torch.stack([self.near_mouth_of(each) for each in people]).amax(dim=0)
+
+    def near_mouth_of(self, figures: Figures) -> Tensor:
+        return mouth_weights(figures, self.studio.sprites, self.studio.height, self.studio.width)
+
+    def raised(self, people: tuple[Figures, ...]) -> Tensor:
+        """As `near_mouth`, but small mouths count as much as large ones: above 1 about them."""
+        found: list[Tensor] = []
+        for each in people:
+            near = self.near_mouth_of(each)
+            found.append(near * (FULL_MOUTH / near.sum(dim=(1, 2), keepdim=True)).clamp(1, MOST_RAISED))
         return torch.stack(found).amax(dim=0)
 
     def some_speech(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -116,13 +143,14 @@ class ClipMaker:
             frames = studio.place(frames, figures, motion)
             reference = studio.place(reference, figures, still)
         masks = self.masks(people) if self.num_people == 2 else None
-        return Filmed(frames * 2 - 1, reference * 2 - 1, is_first, self.near_mouth(people), masks)
+        return Filmed(frames * 2 - 1, reference * 2 - 1, is_first, self.raised(people), masks)
 
     def masks(self, people: tuple[Figures, ...]) -> Tensor:
         """Where the two are: boxes around their heads, or the halves of the picture where these are right."""
         height, width = self.studio.height, self.studio.width
         batch = len(people[0].x)
-        boxes = [each.boxes() for each in people]
+        scales = [self.shrinking(batch) for _ in people]
+        boxes = [each.boxes(scale) for each, scale in zip(people, scales, strict=True)]
         first_is_left = people[0].x < people[1].x
         takes_halves = first_is_left & (self.studio.draw(batch, 0, 1) < 0.6)
         half = width / 2
@@ -130,13 +158,20 @@ class ClipMaker:
         rows = (torch.arange(height // 8, device=self.studio.device) + 0.5)[None, :, None] * 8
         columns = (torch.arange(width // 8, device=self.studio.device) + 0.5)[None, None] * 8
         found: list[Tensor] = []
-        for box, (left, right) in zip(boxes, halves, strict=True):
-            box = box + 0.03 * width * self.studio.normal(batch, 4)
+        for box, scale, (left, right) in zip(boxes, scales, halves, strict=True):
+            box = box + 0.03 * width * scale[:, None] * self.studio.normal(batch, 4)
             side = torch.tensor([left, 0.05 * height, right, 0.95 * height], device=box.device)
             box = torch.where(takes_halves[:, None], side, box)
             x0, y0, x1, y1 = (part[:, None, None] for part in box.unbind(1))
             found.append((columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1))
         return torch.stack([*found, ~(found[0] | found[1])], dim=1).float()
+
+    def shrinking(self, batch: int) -> Tensor:
+        """How much smaller than the heads boxes are, `(batch,)`."""
+        if not self.varied:
+            return torch.ones(batch, device=self.studio.device)
+        is_shrunk = self.studio.draw(batch, 0, 1) < SHRUNK_SHARE
+        return torch.where(is_shrunk, self.studio.draw(batch, MOST_SHRUNK, 1), 1.0)
 
 
 def starting_at(motion: Motion, still: Motion, is_first: Tensor) -> Motion:

@@ -34,7 +34,13 @@ class Crew:
         crew = cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         if crew.size > 1:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            crew.average(0.0, device)  # only this shows whether they can talk
         return crew
+
+    def leave(self) -> None:
+        """Go when all are done."""
+        if self.size > 1:
+            distributed.destroy_process_group()
 
     @property
     def leads(self) -> bool:

@@ -41,15 +41,16 @@ from training.demo.train_vae import convolve_as_pictures
 from training.demo.wear import worn
 
 SHAPES = (
-    (128, 128, 1, 0.34),
-    (144, 112, 1, 0.10),
-    (112, 144, 1, 0.10),
-    (160, 96, 1, 0.06),
-    (96, 160, 2, 0.28),
-    (112, 144, 2, 0.12),
+    (128, 128, 1, 0.30),
+    (144, 112, 1, 0.08),
+    (112, 144, 1, 0.07),
+    (160, 96, 1, 0.05),
+    (96, 160, 2, 0.34),
+    (112, 144, 2, 0.16),
 )
 """Height, width, people, share of the clips."""
 
+FILMED_AT_ONCE = 128
 VERSIONS = 6
 """Disturbed forms of each speech clip."""
 NUM_KNOWN = (MOTION_FRAMES - 1) // 4 + 1
@@ -174,7 +175,7 @@ class Pool:
         heard = Heard.build(data, encoder, generator, VERSIONS)
         shelves = [
             Shelf(
-                ClipMaker.load(data, generator, height, width, people, num_frames=CHUNK_FRAMES),
+                ClipMaker.load(data, generator, height, width, people, num_frames=CHUNK_FRAMES, varied=True),
                 share,
                 max(batch, int(size * share)),
             )

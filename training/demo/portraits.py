@@ -23,6 +23,9 @@ SMALL_SIZE = 96
 UPPER, LOWER = 0.25, 0.95
 """How far the lips of a fully open mouth part, in half widths of the mouth at rest."""
 
+PAIR_SIDES = (0.78, 1.02)
+"""Least and greatest size of two people, against the picture's."""
+
 INSIDE = (0.20, 0.045, 0.05)
 TEETH = (0.80, 0.77, 0.73)
 HEAD_ABOVE, HEAD_SIDE, HEAD_BELOW = 0.56, 0.30, 0.24
@@ -63,9 +66,12 @@ class Figures:
     flip: Tensor
     tint: Tensor
 
-    def boxes(self) -> Tensor:
-        """Left, top, right, bottom of the head and neck: `(B, 4)`, not cut to the picture."""
-        across, above, below = HEAD_SIDE * self.side, HEAD_ABOVE * self.side, HEAD_BELOW * self.side
+    def boxes(self, scale: Tensor) -> Tensor:
+        """Left, top, right, bottom of the head and neck: `(B, 4)`, not cut to the picture.
+
+        Args: scale: `(B,)`, about the mouth: less than 1 for what is smaller than a head.
+        """
+        across, above, below = (part * scale * self.side for part in (HEAD_SIDE, HEAD_ABOVE, HEAD_BELOW))
         return torch.stack([self.x - across, self.y - above, self.x + across, self.y + below], 1)
 
 
@@ -146,9 +152,9 @@ class Studio:
         x, y = self.width * self.draw(batch, 0.15, 0.85), self.height * self.draw(batch, 0.25, 0.9)
         return self.figures(batch, side, x, y)
 
-    def pair(self, batch: int) -> tuple[Figures, Figures]:
+    def pair(self, batch: int, sides: tuple[float, float] = PAIR_SIDES) -> tuple[Figures, Figures]:
         """Two people per clip who do not hide each other's head; who of them is on the left is open."""
-        side = min(self.height, self.width * 0.62) * self.draw(batch, 0.78, 1.02)
+        side = min(self.height, self.width * 0.62) * self.draw(batch, *sides)
         first_is_left = self.draw(batch, 0, 1) < 0.5
         people: list[Figures] = []
         for is_left in (first_is_left, ~first_is_left):
