@@ -128,7 +128,9 @@ def test_blocks_from_files_compute_what_resident_ones_do(tmp_path: Path, quant: 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("quant", "beside"), [("fp8", False), ("fp8", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("quant", "beside"), [("fp8", True), ("none", False), pytest.param("fp8", False, marks=pytest.mark.slow)]
+)
 def test_loras_are_added_each_time_and_give_the_same_bits(
     tmp_path: Path, quant: Quant, beside: bool, device: str
 ) -> None:

@@ -212,12 +212,11 @@ def test_second_call_writes_nothing(random_weights: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in random_weights.rglob("*")} == before
 
 
-def test_file_that_the_cache_lost_comes_back(tmp_path: Path) -> None:
-    tree = ensure_random_weights(tmp_path)
-    lost = tree / BASE / "config.json"
+def test_file_that_the_cache_lost_comes_back(random_weights: Path) -> None:
+    lost = random_weights / BASE / "config.json"
     content = lost.read_bytes()
     lost.unlink()
-    assert ensure_random_weights(tmp_path) == tree
+    assert ensure_random_weights(random_weights.parent) == random_weights
     assert lost.read_bytes() == content
 
 
