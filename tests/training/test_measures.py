@@ -12,7 +12,7 @@ from training.demo.measures import (
     mouth_openings,
     opening_in_pauses,
     pauses,
-    seam_ratio,
+    step_ratios,
 )
 
 MOUTH = Mouth(x=32, y=40, half_width=10)
@@ -66,6 +66,6 @@ def test_pauses_are_found_and_a_closed_mouth_in_them() -> None:
 
 def test_a_jump_at_a_border_is_seen() -> None:
     frames = np.cumsum(np.random.default_rng(0).normal(0, 0.01, (60, 8, 8, 3)), axis=0)
-    assert 0.7 < seam_ratio(frames, 33) < 1.4
+    assert 0.7 < step_ratios(frames)[33] < 1.4
     frames[33:] += 0.1
-    assert seam_ratio(frames, 33) > 5
+    assert step_ratios(frames)[33] > 5

@@ -17,7 +17,7 @@ from PIL import Image
 
 from training.demo.networks import NUM_STEPS
 from training.demo.pace import Log, pick_device
-from training.demo.theatre import Ensemble, Theatre, alone, together
+from training.demo.theatre import Ensemble, Theatre, alone, boxed, swapped, together
 
 NUM_SHOWN = 16
 """Frames of a video on the sheet."""
@@ -59,6 +59,8 @@ def evaluate(theatre: Theatre, wish: argparse.Namespace, log: Log) -> None:
         "alone": [alone(theatre, seed, wish.seconds, (128, 128)) for seed in range(wish.seeds)],
         "upright": [alone(theatre, 10 + seed, wish.seconds, (144, 112)) for seed in range(min(2, wish.seeds))],
         "together": [together(theatre, seed, min(12.0, wish.seconds)) for seed in range(wish.seeds)],
+        "swapped": [swapped(theatre, 2, min(12.0, wish.seconds))],
+        "boxed": [boxed(theatre, 2, min(12.0, wish.seconds))],
     }
     if wish.long_seconds:
         found["long"] = [alone(theatre, 1, wish.long_seconds, (128, 128))]

@@ -7,6 +7,7 @@ judge drawn clips, where the truth is known, and generated ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,11 +102,11 @@ def opening_in_pauses(openings: NDArray[Any], envelope: NDArray[Any]) -> float:
     return float((np.mean(openings[inner]) - low) / max(high - low, 1e-9)) if inner else float("nan")
 
 
-def seam_ratio(frames: Frames, border: int, reach: int = 12) -> float:
-    """The change from frame `border - 1` to `border` against the median change of the frames around."""
-    first = max(border - reach, 1)
-    changes = [change(frames[at - 1], frames[at]) for at in range(first, min(border + reach, len(frames)))]
-    return change(frames[border - 1], frames[border]) / max(float(np.median(changes)), 1e-9)
+def step_ratios(frames: Frames, reach: int = 12) -> NDArray[np.float64]:
+    """The change to each frame from the one before against the median change around; `(T,)`, 1 for the first."""
+    changes = np.array([change(before, after) for before, after in pairwise(frames)])
+    usual = [np.median(changes[max(at - reach, 0) : at + reach]) for at in range(len(changes))]
+    return np.array([1.0, *(changes / np.maximum(usual, 1e-9))])
 
 
 def change(first: Frames, second: Frames) -> float:
