@@ -6,7 +6,8 @@ meet (a seam). Both are measured on the frames as they are written, on a coarse 
 - colours: mean and deviation in CIE Lab, and the distance of the mean from that of the reference picture. 1 is just
   visible side by side, 4 at a glance.
 - seams: the mean difference between the frames on both sides, in levels of 0 to 255, over the median of the
-  differences within the chunk. Above 1.5 it stands out from the motion around it.
+  differences within the chunk. It stands out from the motion around it above 1.5, unless some frames within the chunk
+  differ as much: a mouth that opens just there is no seam.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class ChunkFigures:
     """What was measured of a chunk's new frames. `start`: number of the first one in the video.
 
     `lab_mean`, `lab_std`: L, a, b. `lab_distance`: of the mean from the reference's. `step`: the median difference of
-    neighbouring frames, in levels; of a single frame, that of the chunk before. `seam`: the difference to the frame
-    before the chunk; None where nothing is to be continued.
+    neighbouring frames, in levels; of a single frame, that of the chunk before. `largest_step`: the largest one.
+    `seam`: the difference to the frame before the chunk; None where nothing is to be continued.
     """
 
     start: int
@@ -52,6 +53,13 @@ class ChunkFigures:
     lab_distance: float
     step: float
     seam: float | None
+    largest_step: float = 0.0
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the seam shows."""
+        ratio = self.seam_ratio
+        return ratio is not None and ratio > LARGEST_SEAM_RATIO and (self.seam or 0.0) > self.largest_step
 
     @property
     def seam_ratio(self) -> float | None:
@@ -71,7 +79,8 @@ class Drift:
         samples = sampled(frames)
         figures = measure(samples, sampled(reference), start, self.last if continues else None)
         if continues and self.chunks and figures.num_frames == 1:  # no step of its own to compare the seam with
-            figures = replace(figures, step=self.chunks[-1].step)
+            before = self.chunks[-1]
+            figures = replace(figures, step=before.step, largest_step=before.largest_step)
         return Drift((*self.chunks, figures), samples[:, -1:].clone())
 
     @property
@@ -82,7 +91,7 @@ class Drift:
     @property
     def worst_seam(self) -> ChunkFigures | None:
         """The chunk that begins with the largest jump."""
-        return max(self._seams, key=lambda chunk: chunk.seam_ratio or 0.0, default=None)
+        return max(self._seams, key=_ratio, default=None)
 
     @property
     def _seams(self) -> list[ChunkFigures]:
@@ -101,17 +110,18 @@ class Drift:
         }
 
     def _standing_out(self) -> list[ChunkFigures]:
-        return [chunk for chunk in self._seams if (chunk.seam_ratio or 0.0) > LARGEST_SEAM_RATIO]
+        return [chunk for chunk in self._seams if chunk.stands_out]
 
     def complaint(self, fps: int) -> str:
         """One line on what is off, with the time; "" if nothing is."""
-        told, farthest, worst = list[str](), self.farthest, self.worst_seam
+        told, farthest = list[str](), self.farthest
         if farthest and farthest.lab_distance > LARGEST_LAB_DISTANCE:
             told.append(
                 f"at {farthest.start / fps:.2f} s the colours are {farthest.lab_distance:.1f} from the reference's "
                 f"(above {LARGEST_LAB_DISTANCE:g} is visible)"
             )
-        if worst and (many := len(self._standing_out())):
+        if many := len(standing_out := self._standing_out()):
+            worst = max(standing_out, key=_ratio)
             told.append(
                 f"{many} of {len(self._seams)} seams {'stands' if many == 1 else 'stand'} out, most at "
                 f"{worst.start / fps:.2f} s ({worst.seam_ratio:.1f} times the usual change)"
@@ -136,6 +146,7 @@ def measure(samples: Tensor, reference: Tensor, start: int, before: Tensor | Non
         lab_std=_three(std),
         lab_distance=round(float((mean - wanted).norm()), 3),
         step=round(float(steps.median()), 4) if len(steps) else 0.0,
+        largest_step=round(float(steps.max()), 4) if len(steps) else 0.0,
         seam=None if before is None else round(float(mean_steps(torch.cat([before, samples[:, :1]], dim=1))[0]), 4),
     )
 
@@ -167,6 +178,10 @@ def from_json(text: str, last: Tensor | None) -> Drift:
     chunks = [ChunkFigures(**item) for item in stored]
     exact = [replace(chunk, lab_mean=_three(chunk.lab_mean), lab_std=_three(chunk.lab_std)) for chunk in chunks]
     return Drift(tuple(exact), last)
+
+
+def _ratio(chunk: ChunkFigures) -> float:
+    return chunk.seam_ratio or 0.0
 
 
 def _three(values: Iterable[Tensor | float]) -> Lab:

@@ -41,10 +41,18 @@ def test_a_steady_video_brings_no_complaint() -> None:
 
 
 def test_a_jump_between_chunks_is_a_seam_that_stands_out() -> None:
-    drift = measured(moving(0), moving(8, jump=19))
+    drift = measured(moving(0), moving(8, jump=5))
     assert drift.summary()["num_seams_that_stand_out"] == 1
     assert drift.summary()["seam_frame"] == 8
     assert "1 of 1 seams stands out, most at 0.32 s" in drift.complaint(25)
+
+
+def test_a_movement_at_a_border_is_no_seam_where_others_are_as_large() -> None:
+    jumpy = moving(8, jump=5)
+    jumpy[:, :, 5:] = moving(13, num_frames=3, jump=-5)
+    drift = measured(moving(0), jumpy)
+    assert drift.summary()["seam_ratio"] == measured(moving(0), moving(8, jump=5)).summary()["seam_ratio"]
+    assert drift.complaint(25) == ""
 
 
 def test_colours_that_stray_are_told_with_their_distance() -> None:
