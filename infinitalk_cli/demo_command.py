@@ -1,7 +1,9 @@
 """`talk demo`: a video by the small weights of the package, of its own portrait and sentence or of others."""
 
+import filecmp
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from infinitalk_cli.console_options import output_option
@@ -16,7 +18,7 @@ from infinitalk_cli.request import check_request, kept_speech
 from infinitalk_cli.weights import find_weights_dir
 
 SHOWN = (
-    *("image", "audio", "text", "output", "overwrite", "max_seconds", "seed", "device"),
+    *("image", "audio", "text", "output", "overwrite", "resume", "max_seconds", "seed", "device"),
     *("quiet", "as_json", "debug", "progress"),
 )
 """The options of `talk generate` that the demo takes."""
@@ -66,9 +68,21 @@ def prepare_demo(options: DemoOptions) -> PreparedRun:
     if job.dialogue:
         raise InputError("--text: espeak-ng speaks for one alone", hint="leave (s1) and (s2) out")
     prepared = prepare_run(replace(options, text=None, audio=[str(SENTENCE)]))
-    check_request(replace(prepared.request, job=job))
-    (path,) = kept_speech(replace(prepared.request, job=job))
-    save_speech(program, options.text, path)
+    wished = replace(prepared.request, job=job)
+    (path,) = kept_speech(wished)
+    if not (options.resume and _says(program, options.text, path)):
+        check_request(wished)
+        save_speech(program, options.text, path)
     (speaker,) = prepared.request.job.speakers
     spoken = replace(prepared.request.job, speakers=(replace(speaker, audio=path),))
     return replace(prepared, request=replace(prepared.request, job=spoken))
+
+
+def _says(program: str, text: str, path: Path) -> bool:
+    """Whether a file is there and is this text as the program speaks it, so that it is ours to go on with."""
+    if not path.is_file():
+        return False
+    with TemporaryDirectory() as folder:
+        again = Path(folder) / path.name
+        save_speech(program, text, again)
+        return filecmp.cmp(path, again, shallow=False)

@@ -110,6 +110,7 @@ def demo(options: DemoOptions) -> None:
     """
     console = options.console()
     with errors_as_exit_codes(console), stops_as_interrupts():
+        options = leaving_finished(options)
         prepared = prepare_demo(options)
         bind_gpus(prepared)
         perform(prepared, options, console)

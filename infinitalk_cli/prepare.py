@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from infinitalk_cli.errors import EnvironmentUnfitError, WeightsError
 from infinitalk_cli.espeak import espeak_here
@@ -43,6 +44,8 @@ from infinitalk_cli.settings_files import KEYS, Setting, read_settings
 from infinitalk_cli.stored_form import is_stored_as_computed
 from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.weights import choose_engine, find_weights_dir, locate
+
+AnyOptions = TypeVar("AnyOptions", bound=GenerateOptions)
 
 LARGEST_RANDOM_SEED = 2**31
 """A random seed stays short enough to be typed again."""
@@ -84,7 +87,7 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
     return replace(prepared, request=with_loras_counted(prepared.request))
 
 
-def leaving_finished(options: GenerateOptions) -> GenerateOptions:
+def leaving_finished(options: AnyOptions) -> AnyOptions:
     """The options; where --resume finds a finished video and no pieces, as with --skip-existing."""
     is_finished = options.output.is_file() and not is_begun(options.output)
     return replace(options, skip_existing=True) if options.resume and is_finished and not options.overwrite else options

@@ -189,8 +189,6 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"--crf must be from 0 (lossless) to {LARGEST_CRF} (worst), not {request.crf}"
     if not 0 <= request.color_strength <= 1:
         yield f"--color-strength must be from 0 to 1, not {request.color_strength:g}"
-    if request.resident_parameters is not None and request.resident_parameters < 0:
-        yield f"--num-persistent-param-in-dit must be from 0 up, not {request.resident_parameters}"
     if request.max_seconds is not None and not 0 < request.max_seconds < math.inf:
         yield f"--max-seconds must be above 0, not {request.max_seconds:g}"
     if request.step_cache_threshold is not None and not 0 < request.step_cache_threshold < math.inf:

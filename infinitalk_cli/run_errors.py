@@ -25,6 +25,9 @@ GPU_SIGNS = (
 )
 """How CUDA and what stands on it say that the GPU, or its driver, has failed."""
 
+RAM_SIGN = "DefaultCPUAllocator"
+"""Who speaks when torch finds no RAM, on Linux, macOS and Windows: in a plain `RuntimeError`."""
+
 
 @contextmanager
 def foreseen_errors() -> Generator[None]:
@@ -37,13 +40,19 @@ def foreseen_errors() -> Generator[None]:
         if is_out_of_memory(error):
             hint = "use 8-bit weights (--quant fp8 or int8), a smaller --size, or fewer --frames; close other programs"
             raise OutOfGpuMemoryError(f"the GPU has too little memory: {first_line(error)}", hint=hint) from error
+        if RAM_SIGN in str(error):
+            raise _short_of_ram() from error
         if not is_gpu_failure(error):
             raise
         hint = "`talk doctor` looks at the GPU; `sudo dmesg | grep -i xid` has what its driver saw"
         raise GpuFailedError(f"the GPU failed: {first_line(error)}", hint=hint) from error
     except MemoryError as error:
-        hint = "close other programs, or use 8-bit weights (--quant fp8 or int8)"
-        raise DoesNotFitError("this computer has too little memory (RAM)", hint=hint) from error
+        raise _short_of_ram() from error
+
+
+def _short_of_ram() -> DoesNotFitError:
+    hint = "close other programs, or use fewer --frames, a smaller --size or 8-bit weights (--quant fp8 or int8)"
+    return DoesNotFitError("this computer has too little memory (RAM)", hint=hint)
 
 
 def is_gpu_failure(error: RuntimeError) -> bool:

@@ -98,6 +98,22 @@ def test_speech_that_is_there_is_kept(desk: Path) -> None:
     assert Path("a.wav").read_bytes() == b"precious"
 
 
+def test_resume_goes_on_with_the_speech_of_the_same_text_and_with_no_other(desk: Path) -> None:
+    asked = DemoOptions(text="Good morning.", output=Path("a.mp4"), resume=True)
+    assert prepare_demo(asked).request == prepare_demo(asked).request
+    spoken = Path("a.wav").read_bytes()
+    with pytest.raises(InputError, match=r"a\.wav, where the spoken text is kept, is already there"):
+        prepare_demo(replace(asked, text="Good evening to all."))
+    assert Path("a.wav").read_bytes() == spoken
+
+
+def test_the_demo_takes_the_resume_that_its_messages_name(desk: Path) -> None:
+    (desk / "talk-demo.mp4").write_bytes(b"precious")
+    result = talk_demo("--resume")
+    assert result.exit_code == 2
+    assert "no begun run of it to go on with" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [

@@ -12,7 +12,7 @@ import av
 import pytest
 import torch
 
-from infinitalk_cli.errors import GpuFailedError, InterruptedRunError, MediaError
+from infinitalk_cli.errors import DoesNotFitError, GpuFailedError, InterruptedRunError, MediaError
 from infinitalk_cli.interrupts import OTHER_STOPS, held_interrupts, stops_as_interrupts
 from infinitalk_cli.media import writer as writer_module
 from infinitalk_cli.media.part_folder import PartFolder
@@ -151,6 +151,18 @@ def test_a_gpu_that_fails_in_chunk_2_ends_with_what_is_done_and_how_to_go_on(
     assert "talk doctor" in caught.value.hint
     assert "--resume" in caught.value.hint
     assert num_frames_in(writer.part_path) == CHUNK_FRAMES
+
+
+def test_ram_that_torch_does_not_get_is_no_mistake_of_ours(writer: VideoWriter) -> None:
+    def failing() -> Iterator[Chunk]:
+        yield from chunks(1)
+        torch.empty(2**60, dtype=torch.uint8)
+
+    with pytest.raises(DoesNotFitError, match=r"too little memory \(RAM\)\n  the first 0\.36 s are") as caught:
+        write_chunks(writer, failing())
+    assert caught.value.exit_code == 6
+    assert "--frames" in caught.value.hint
+    assert "--resume" in caught.value.hint
 
 
 def test_a_failure_that_nobody_foresaw_still_says_where_the_part_is(writer: VideoWriter) -> None:

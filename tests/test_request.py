@@ -81,6 +81,12 @@ def test_option_out_of_range_is_told(request_: GenerateRequest, changes: dict[st
     assert told in refusal(replace(request_, **changes))  # pyright: ignore[reportArgumentType]
 
 
+def test_a_mistake_that_the_profile_and_the_request_share_is_told_once(request_: GenerateRequest) -> None:
+    profile = replace(request_.profile, num_persistent_param_in_dit=-1)
+    message = refusal(replace(request_, profile=profile, resident_parameters=-1))
+    assert message == "--num-persistent-param-in-dit must be 0 or more, not -1"
+
+
 def test_all_problems_are_told_at_once(request_: GenerateRequest) -> None:
     profile = replace(request_.profile, chunk_frames=80, num_steps=0)
     message = refusal(replace(request_, profile=profile, crf=-1, output=request_.output.with_suffix(".avi")))
