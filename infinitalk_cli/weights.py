@@ -320,7 +320,7 @@ def _refuse_missing(files: WeightFiles, weights_dir: Path, num_speakers: int) ->
         return
     stale = [path for path in sorted(weights_dir.glob(f"{COMPACT}/*.safetensors")) if not is_current(path, weights_dir)]
     raise WeightsError(
-        f"{_counted(missing)} missing in {weights_dir}:"
+        f"{_counted(missing)} missing in {weights_dir}{'' if weights_dir.is_dir() else ', which is not there'}:"
         + "".join(f"\n  {name}" for name in _short(missing, weights_dir))
         + "".join(f"\n  {name} is there, but what it was made of has changed" for name in _short(stale, weights_dir)),
         hint=f"{download_command(num_speakers, files.quant)} fetches them; "

@@ -180,7 +180,9 @@ def test_every_missing_file_is_named_with_the_command_that_fetches_it(tmp_path: 
     error = refusal(tmp_path / "nowhere", num_speakers=2)
     for name in (*PLAIN, MULTI):
         assert f"\n  {name.replace('/', str(Path('/')))}" in error.message
-    assert error.message.startswith(f"{len(PLAIN) + 1} weight files are missing in {tmp_path / 'nowhere'}")
+    assert error.message.startswith(
+        f"{len(PLAIN) + 1} weight files are missing in {tmp_path / 'nowhere'}, which is not there:"
+    )
     assert "talk download --speakers 2" in error.hint
     assert "--weights-dir" in error.hint
 
