@@ -104,7 +104,7 @@ def _text_problems(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "text", f"there is {name} already: give one of them"
     listed = [each for each in speakers if isinstance(each, Mapping)] if isinstance(speakers, list) else []
     if any(each.get("audio") is not None or each.get("text") is not None for each in listed):
-        yield "text", "there is a speaker with audio or text of their own already: give one of them"
+        yield "text", "a speaker has a sound or a text of their own: give that or the text of all, not both"
     numbers = set(map(int, TAG.findall(text)))
     if listed and len(listed) < max(numbers, default=1):
         yield "text", "has two people speak, but speakers names one"

@@ -144,7 +144,8 @@ def pick_device(wish: str) -> torch.device:
         found = f"no such GPU: it sees {count}, counted from 0" if count else "no GPU"
         hint = "`talk doctor` says what is missing; --device cpu computes without"
         if torch.version.cuda is None:
-            hint = f"this torch was built without CUDA: uv pip install --upgrade --torch-backend=auto torch; {hint}"
+            mend = "pip install uv, then: uv pip install --upgrade --torch-backend=auto torch"
+            hint = f"this torch was built without CUDA: {mend}; {hint}"
         raise EnvironmentUnfitError(f"--device {wish}: torch {torch.__version__} sees {found}", hint=hint)
     return device
 
