@@ -69,7 +69,7 @@ FIRST_CUDA_WITHOUT: dict[int, tuple[int, int]] = {5: (13, 0), 6: (13, 0), 7: (13
 ONLY_FOR_TESTS = ("librosa",)
 """What the package asks for and no run imports: absent, it is worth a note."""
 
-INSTALL_TORCH = "pip install uv, then: uv pip install --upgrade --torch-backend=auto torch"
+INSTALL_TORCH = "python -m pip install uv && uv pip install --upgrade --torch-backend=auto torch"
 
 
 def package_checks(

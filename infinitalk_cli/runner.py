@@ -144,7 +144,7 @@ def pick_device(wish: str) -> torch.device:
         found = f"no such GPU: it sees {count}, counted from 0" if count else "no GPU"
         hint = "`talk doctor` says what is missing; --device cpu computes without"
         if torch.version.cuda is None:
-            mend = "pip install uv, then: uv pip install --upgrade --torch-backend=auto torch"
+            mend = "python -m pip install uv && uv pip install --upgrade --torch-backend=auto torch"
             hint = f"this torch was built without CUDA: {mend}; {hint}"
         raise EnvironmentUnfitError(f"--device {wish}: torch {torch.__version__} sees {found}", hint=hint)
     return device
