@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from infinitalk_cli.errors import EnvironmentUnfitError, InputError, MediaError
+from infinitalk_cli.speech_mark import mark_speech
 from infinitalk_cli.voices import INSTALL
 
 VOICE, WORDS_A_MINUTE = "en-us+f3", 150
@@ -49,6 +50,7 @@ def save_speech(program: str, text: str, path: Path) -> None:
             raise MediaError(f"{program} failed: {done.stderr.strip()[:200] or f'exit code {done.returncode}'}")
         if not part.is_file() or part.stat().st_size < LEAST_BYTES:
             raise InputError("--text: nothing is heard of it", hint="is it in words?")
+        mark_speech(part)
         part.replace(path)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MediaError(f"{program} failed: {error}", hint="give recorded speech with --audio") from error

@@ -24,6 +24,7 @@ from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
 from infinitalk_cli.profiles import Engine, Profile
 from infinitalk_cli.request import (
     GenerateRequest,
+    check_lasting,
     check_request,
     check_shares,
     is_begun,
@@ -79,7 +80,7 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
     run = with_weights_there(run, weights_dir, num_speakers=job.num_speakers)
     request = request_of(options, job, run, weights_dir)
     lenient = options.dry_run or options.skip_existing  # a dry run writes nothing; what is there, is looked at later
-    check_request(replace(request, overwrite=True) if lenient else request)
+    (check_lasting if lenient else check_request)(request)
     refuse_gpuless(run)
     prepared = PreparedRun(request, run, gpus_of(run, request.num_gpus))
     if weights_dir is not None:

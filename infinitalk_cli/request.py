@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from infinitalk_cli.job import Job
 from infinitalk_cli.media.part_lock import is_held
 from infinitalk_cli.media.part_name import LOCK, holds_pieces, part_folder_of, part_path_of
 from infinitalk_cli.profiles import Engine, Profile, profile_problems
+from infinitalk_cli.speech_mark import is_marked_speech
 from infinitalk_cli.voices import VoiceFiles
 from infinitalk_cli.wishes import ChunkWishes, PictureWishes, SoundWishes, SourceWishes, VoiceWishes
 
@@ -138,6 +139,12 @@ def check_request(request: GenerateRequest) -> None:
     _refuse([*profile_problems(request.profile), *_option_problems(request), *_output_problems(request)])
 
 
+def check_lasting(request: GenerateRequest) -> None:
+    """The same but for what is at the output's place, to which a dry run or --skip-existing has an answer."""
+    lasting = _output_problems(request, may_be_taken=True)
+    _refuse([*profile_problems(request.profile), *_option_problems(request), *lasting])
+
+
 def check_settings(request: GenerateRequest) -> None:
     """The same without the output, which a preview has elsewhere."""
     _refuse([*profile_problems(request.profile), *_option_problems(request)])
@@ -207,7 +214,7 @@ def _option_problems(request: GenerateRequest) -> Iterator[str]:
         yield f"--device must be auto, cpu, cuda or cuda:N, not {request.device!r}"
 
 
-def _output_problems(request: GenerateRequest) -> Iterator[str]:
+def _output_problems(request: GenerateRequest, *, may_be_taken: bool = False) -> Iterator[str]:
     output = request.output
     try:
         there = output.exists()
@@ -226,7 +233,7 @@ def _output_problems(request: GenerateRequest) -> Iterator[str]:
             yield f"{path}, where the spoken text is kept, is an input of the job: -o names another"
     if is_held(part_folder_of(output) / LOCK):
         yield f"another run is writing {output}: wait for it, or name another file with -o"
-    elif not request.overwrite:
+    elif not may_be_taken:
         yield from _taken_places(request)
     part = part_path_of(output)
     if part.is_file() and any(part.samefile(path) for path in run_files(request)):
@@ -246,15 +253,24 @@ def is_begun(output: Path) -> bool:
 
 
 def _taken_places(request: GenerateRequest) -> Iterator[str]:
-    """What is at the places that the run writes to and stays unless the user says otherwise."""
+    """What is at the places that the run writes to and stays, as the request stands."""
     output, folder, inputs = request.output, part_folder_of(request.output), run_files(request)
     begun = is_begun(output)
-    for path, what in ((output, ""), *((path, ", where the spoken text is kept,") for path in kept_speech(request))):
-        if path.is_file() and not any(path.samefile(other) for other in inputs):
-            nothing = (
-                ", and no begun run of it to go on with" if request.resume and path == output and not begun else ""
+    for path in kept_speech(request):
+        if path.is_file() and not is_marked_speech(path) and not any(path.samefile(other) for other in inputs):
+            yield (
+                f"{path} is already there, and the spoken text would be kept under that name: it is no speech that "
+                "talk made, so it is never replaced; -o names another video, or move that file"
             )
-            yield f"{path}{what} is already there{nothing}: --overwrite replaces it, -o names another"
+        elif path.is_file() and not request.overwrite:
+            yield (
+                f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
+            )
+    if request.overwrite:
+        return
+    if output.is_file() and not any(output.samefile(other) for other in inputs):
+        nothing = ", and no begun run of it to go on with" if request.resume and not begun else ""
+        yield f"{output} is already there{nothing}: --overwrite replaces it, -o names another"
     if begun and not request.resume:
         yield (
             f"{folder} holds finished pieces of an earlier run: --resume goes on from there, --overwrite drops them "
@@ -267,14 +283,13 @@ def output_fate(request: GenerateRequest, *, is_done: bool = False) -> tuple[Fat
 
     What no option can mend is `check_request`'s business.
     """
-    taken = list(_taken_places(request))
     if is_done:
         return "skipped", f"note: {request.output} is there already, made by the same job: it would be left out"
-    if taken and not request.overwrite:
+    if taken := list(_taken_places(request)):
         return "refused", "\n  ".join(["note: the run would be refused:", *taken])
     if is_begun(request.output) and request.resume:
         return "resumed", f"note: --resume would go on behind what is in {part_folder_of(request.output)}"
-    if taken:
+    if any(_taken_places(replace(request, overwrite=False))):
         return "replaced", f"note: --overwrite would replace what is there: {request.output}"
     return "new", ""
 

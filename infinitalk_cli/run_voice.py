@@ -16,6 +16,7 @@ from infinitalk_cli.errors import InputError
 from infinitalk_cli.job import Job, Speaker
 from infinitalk_cli.media.synthesis import SYNTHESIS_RATE, Synthesizer, load_kokoro, load_voice
 from infinitalk_cli.request import GenerateRequest, kept_speech
+from infinitalk_cli.speech_mark import mark_speech
 from infinitalk_cli.voices import VoiceFiles, language_of
 
 Samples = npt.NDArray[np.float32]
@@ -95,6 +96,7 @@ def keep_tracks(request: GenerateRequest, spoken: Job) -> tuple[Path, ...]:
     for number, path in zip(request.job.read_aloud, paths, strict=True):
         track = spoken.speakers[number].audio
         assert track is not None
+        mark_speech(track)
         shutil.copyfile(track, path)
     return paths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import wave
 from dataclasses import replace
@@ -91,11 +92,31 @@ def test_a_text_is_spoken_beside_the_output(desk: Path) -> None:
     assert [path.name for path in Path("new").iterdir()] == ["a.wav"]
 
 
-def test_speech_that_is_there_is_kept(desk: Path) -> None:
-    Path("a.wav").write_bytes(b"precious")
-    with pytest.raises(InputError, match=r"a\.wav, where the spoken text is kept, is already there"):
-        prepare_demo(DemoOptions(text="Good morning.", output=Path("a.mp4")))
-    assert Path("a.wav").read_bytes() == b"precious"
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_recording_that_is_there_is_never_replaced(desk: Path, overwrite: bool) -> None:
+    asked = DemoOptions(text="Good morning.", output=Path("a.mp4"), overwrite=overwrite)
+    subprocess.run([str(desk.parent / "espeak-ng"), "-w", "a.wav"], input=b"A recording of one's own.", check=True)
+    recording = Path("a.wav").read_bytes()
+    with pytest.raises(InputError, match=r"a\.wav is already there.*never replaced; -o names another video, or move"):
+        prepare_demo(asked)
+    assert Path("a.wav").read_bytes() == recording
+
+
+def test_speech_of_an_earlier_demo_is_replaced_if_asked_and_unless_it_was_edited(desk: Path) -> None:
+    asked = DemoOptions(text="Good morning.", output=Path("a.mp4"))
+    prepare_demo(asked)
+    first = Path("a.wav").read_bytes()
+    with pytest.raises(InputError, match=r"a\.wav, where the spoken text is kept, is already there: --overwrite"):
+        prepare_demo(asked)
+    other = replace(asked, text="Good evening to all.", overwrite=True)
+    prepare_demo(other)
+    assert Path("a.wav").read_bytes() != first
+    edited = bytearray(first)
+    edited[1000] = 7
+    Path("a.wav").write_bytes(edited)
+    with pytest.raises(InputError, match="never replaced"):
+        prepare_demo(other)
+    assert Path("a.wav").read_bytes() == edited
 
 
 def test_resume_goes_on_with_the_speech_of_the_same_text_and_with_no_other(desk: Path) -> None:

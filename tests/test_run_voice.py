@@ -108,6 +108,10 @@ def test_tracks_are_kept_beside_the_video_and_nothing_else_is_replaced_there(tmp
     assert (tmp_path / "talk.s2.wav").read_bytes() == (tmp_path / "work" / "spoken2.wav").read_bytes()
     with pytest.raises(InputError, match=r"talk\.s1\.wav, where the spoken text is kept, is already there"):
         check_request(request)
+    check_request(replace(request, overwrite=True))
+    (tmp_path / "talk.s2.wav").write_bytes(b"a recording")
+    with pytest.raises(InputError, match=r"talk\.s2\.wav is already there.*never replaced"):
+        check_request(replace(request, overwrite=True))
     own = request_of(tmp_path, Speaker(tmp_path / "talk.wav"), Speaker(None, text="abc"))
     (tmp_path / "talk.wav").write_bytes(b"a recording")
     with pytest.raises(InputError, match=r"talk\.wav, where the spoken text is kept, is an input of the job"):
