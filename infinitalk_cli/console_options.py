@@ -5,6 +5,7 @@ A command's options are the fields of a frozen dataclass, so that they travel as
 """
 
 import inspect
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
 from infinitalk_cli.console import Console
 
@@ -61,6 +63,32 @@ class ProgressOptions(ConsoleOptions):
     def console(self) -> Console:
         """The terminal as wished."""
         return Console(quiet=self.quiet, as_json=self.as_json, debug=self.debug, form=self.progress.value)
+
+
+class Commands(TyperGroup):
+    """Commands that name a wrong value of an option in plain words, also where Typer leaves that to pydantic."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. Raises: typer.BadParameter: for a wrong value, reworded."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = in_plain_words(error.message, error.__cause__)
+            raise
+
+
+def in_plain_words(message: str, cause: BaseException | None) -> str:
+    """What is wrong with a value, which pydantic's own words do not tell. `cause`: pydantic's error, if it is one."""
+    from pydantic import ValidationError
+
+    if not isinstance(cause, ValidationError):
+        return message
+    found = cause.errors(include_url=False)[0]
+    if found["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    wanted = re.match(r"Input should be (a valid \w+)", found["msg"])
+    value = repr(found["input"])
+    return f"{value} is not {wanted[1]}." if wanted else f"{value}: {found['msg']}"
 
 
 def taking(

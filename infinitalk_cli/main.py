@@ -19,7 +19,7 @@ from infinitalk_cli.before_run import (
 )
 from infinitalk_cli.bench_command import bench
 from infinitalk_cli.console import Console, duration, errors_as_exit_codes
-from infinitalk_cli.console_options import taking
+from infinitalk_cli.console_options import Commands, taking
 from infinitalk_cli.demo_command import SHOWN as DEMO_SHOWN
 from infinitalk_cli.demo_command import DemoOptions, prepare_demo
 from infinitalk_cli.doctor_commands import doctor, env
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from infinitalk_cli.run_batch import WarmNetworks
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},  # commands have it from here

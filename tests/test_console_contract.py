@@ -94,3 +94,17 @@ def test_the_shell_completes_commands_and_options() -> None:
     environment = {**os.environ, "_TALK_COMPLETE": "complete_bash", "COMP_WORDS": "talk pro", "COMP_CWORD": "1"}
     said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert said.stdout.split() == ["profiles"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("generate --size 1080", "Invalid value for '--size': '1080' is not one of '480', '720'."),
+        ("generate --steps four", "Invalid value for '--steps': 'four' is not a valid integer."),
+        ("weights rm --speakers 4x", "Invalid value for '--speakers': '4x' is not a valid integer."),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_taken(arguments: str, told: str) -> None:
+    result = CliRunner().invoke(app, arguments.split(), env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert told in result.stderr
