@@ -24,6 +24,7 @@ from infinitalk_cli.demo_command import SHOWN as DEMO_SHOWN
 from infinitalk_cli.demo_command import DemoOptions, prepare_demo
 from infinitalk_cli.doctor_commands import doctor, env
 from infinitalk_cli.download_command import download
+from infinitalk_cli.errors import InputError
 from infinitalk_cli.interrupts import stops_as_interrupts
 from infinitalk_cli.job_list import is_list
 from infinitalk_cli.options import GenerateOptions
@@ -148,7 +149,7 @@ def perform(
 def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None:
     """What would run, as the result, and what it would do about what is there.
 
-    Raises: DoesNotFitError: after that, for a run that can't fit.
+    Raises: InputError, DoesNotFitError: after that, for a run that would be refused or can't fit.
     """
     from infinitalk_cli.run_plan import plan_job, short_note, unplayed_note
     from infinitalk_cli.run_scenes import with_scenes
@@ -161,10 +162,10 @@ def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None
             console.note(note)
     planned = with_scenes(request, planned, console.note)
     found, lines = predict(prepared, planned.shape)
-    refusal = misfit(prepared, planned.shape)
     if prepared.lacking:
         console.note(f"note: not all weights are there, so published sizes are taken; {prepared.lacking}")
     fate, note = output_fate(request, is_done=is_done)
+    refusal = would_be_refused(request) if fate == "refused" else misfit(prepared, planned.shape)
     if note:
         console.note(note)
     record = plan_record(prepared.choice, planned, found, prepared.gpus, fate)
@@ -172,6 +173,15 @@ def show_plan(prepared: PreparedRun, console: Console, *, is_done: bool) -> None
     console.result(plan_text(prepared.choice, planned, lines), record)
     if refusal:
         raise refusal
+
+
+def would_be_refused(request: GenerateRequest) -> InputError | None:
+    """What a run would be refused for."""
+    try:
+        check_request(request)
+    except InputError as error:
+        return error
+    return None
 
 
 def closing_notes(prepared: PreparedRun, result: GenerateResult) -> tuple[str, str]:

@@ -281,12 +281,12 @@ def _taken_places(request: GenerateRequest) -> Iterator[str]:
 def output_fate(request: GenerateRequest, *, is_done: bool = False) -> tuple[Fate, str]:
     """What a run would do about what is there, and how a dry run says it. `is_done`: the same job has made the output.
 
-    What no option can mend is `check_request`'s business.
+    Of a run that would be refused, `check_request` says why.
     """
     if is_done:
         return "skipped", f"note: {request.output} is there already, made by the same job: it would be left out"
-    if taken := list(_taken_places(request)):
-        return "refused", "\n  ".join(["note: the run would be refused:", *taken])
+    if any(_taken_places(request)):
+        return "refused", ""
     if is_begun(request.output) and request.resume:
         return "resumed", f"note: --resume would go on behind what is in {part_folder_of(request.output)}"
     if any(_taken_places(replace(request, overwrite=False))):

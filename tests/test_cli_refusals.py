@@ -80,9 +80,9 @@ def test_an_output_that_is_there_is_kept(desk: Path, engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("options", "fate", "told"),
     [
-        ([], "refused", "the run would be refused:\n  output.mp4 is already there"),
+        ([], "refused", "error: output.mp4 is already there: --overwrite replaces it"),
         (["--overwrite"], "replaced", "--overwrite would replace what is there: output.mp4"),
-        (["--skip-existing"], "refused", "the run would be refused"),
+        (["--skip-existing"], "refused", "error: output.mp4 is already there"),
         (["-o", "part.mp4"], "refused", "part.part holds finished pieces of an earlier run: --resume goes on"),
         (["-o", "part.mp4", "--resume"], "resumed", "--resume would go on behind what is in part.part"),
         (["-o", "free.mp4"], "new", ""),
@@ -96,8 +96,10 @@ def test_a_dry_run_says_what_becomes_of_the_output(
     Path("part.part/0001.mp4").write_bytes(b"piece")
     before = files_of(desk)
     result = generate("job.json", "--dry-run", "--json", *options)
-    assert result.exit_code == 0
-    assert json.loads(result.stdout)["output"] == fate
+    planned = json.loads(result.stdout)
+    assert planned["output"] == fate
+    assert result.exit_code == (2 if fate == "refused" else 0)
+    assert f"error: {planned['refused']}" in result.stderr if fate == "refused" else planned["refused"] is None
     assert told in result.stderr
     assert files_of(desk) == before
 
