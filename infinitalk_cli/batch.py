@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infinitalk_cli.console import Console
-from infinitalk_cli.errors import GpuFailedError, InterruptedRunError, PartialBatchError, TalkError
+from infinitalk_cli.errors import (
+    DoesNotFitError,
+    EnvironmentUnfitError,
+    GpuFailedError,
+    InputError,
+    InterruptedRunError,
+    PartialBatchError,
+    TalkError,
+    WeightsError,
+)
 from infinitalk_cli.job_list import DEFAULT_NAME, ListedJob, list_jobs, name_videos
 from infinitalk_cli.options import DEFAULT_OUTPUT, GenerateOptions
 from infinitalk_cli.options_job import job_words, refuse_doubled, said_anew
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
     from infinitalk_cli.run_batch import WarmNetworks
 
 GO_ON = "the same command with --skip-existing --resume makes what is missing, and goes on in what is begun"
+
+TO_MEND = (InputError, EnvironmentUnfitError, WeightsError, DoesNotFitError)
+"""Failures that come again until somebody mends what they name."""
 
 MANY_JOBS = 20
 """To look at so many takes a moment, in which something should be said."""
@@ -86,6 +98,10 @@ def run_batch(
 def told_again(failures: Sequence[Failure], num_jobs: int, *, dry_run: bool) -> PartialBatchError:
     """All failures together, as the error of the batch."""
     what, hint = "failed", GO_ON
+    if any(isinstance(failure.error, TO_MEND) for failure in failures):
+        hint = f"mend what is named above first; then {GO_ON}"
+    if all(isinstance(failure.error, TO_MEND) for failure in failures) and len(failures) == num_jobs:
+        hint = "no job can be made as it stands: mend what is named above, then give the same command again"
     if dry_run:
         what, hint = "would fail", ""
     lines = [f"{len(failures)} of {num_jobs} jobs {what}:", *(failure.line for failure in failures)]

@@ -85,6 +85,24 @@ def test_a_failing_job_does_not_stop_the_others_and_is_told_again(desk: Path, en
     assert "gone.json: exit 2, no such job file" in table
 
 
+@pytest.mark.parametrize(
+    ("jobs", "hint"),
+    [
+        ([{**JOB, "image": "gone.png"}, "[1]"], "no job can be made as it stands: mend what is named above, then give"),
+        (
+            [{**JOB, "image": "gone.png"}, JOB],
+            "mend what is named above first; then the same command with --skip-exist",
+        ),
+    ],
+)
+def test_unusable_jobs_are_to_be_mended(desk: Path, engine: Engine, jobs: list[object], hint: str) -> None:
+    (desk / "jobs.jsonl").write_text(lines(*jobs))
+    result = generate("jobs.jsonl", "-q")
+    assert result.exit_code == 8
+    assert f"hint: {hint}" in result.stderr
+    assert ("--skip-existing" in result.stderr) == (JOB in jobs)
+
+
 def test_media_of_every_job_are_looked_at_before_the_first_one_is_made(desk: Path, engine: Engine) -> None:
     Path("broken.wav").write_bytes(b"RIFF....")
     (desk / "jobs.jsonl").write_text(lines(JOB, {**JOB, "audio": "broken.wav"}))
@@ -100,6 +118,7 @@ def test_a_run_that_fails_is_one_failed_job(desk: Path, engine: Engine, failure:
     result = generate("jobs.jsonl", "-q")
     assert (result.exit_code, len(engine.requests)) == (8, 2)
     assert "2 of 2 jobs failed" in result.stderr
+    assert "hint: the same command with --skip-existing --resume makes what is missing" in result.stderr
     assert "Traceback" not in result.stderr
 
 
