@@ -26,7 +26,7 @@ from infinitalk_cli.job_list import is_list
 from infinitalk_cli.options import GenerateOptions
 from infinitalk_cli.options_job import job_words, refuse_doubled, said_anew
 from infinitalk_cli.options_record import record_of, repeating
-from infinitalk_cli.prepare import leaving_finished, prepare_run
+from infinitalk_cli.prepare import leaving_finished, prepare_run, with_name_filled
 from infinitalk_cli.progress import OnProgress, ignore_progress
 from infinitalk_cli.request import GenerateResult, check_request
 
@@ -154,7 +154,7 @@ def generate(
         meant = job_of_fields(job, "the job", Path(), said_anew(said))
     else:
         said, meant = pointed(said, job, on_note), None
-    said = leaving_finished(said)
+    said = leaving_finished(with_name_filled(said))
     prepared = prepare_run(said, meant)
     if said.skip_existing:
         if was_made_before(prepared.request):

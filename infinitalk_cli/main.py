@@ -30,7 +30,7 @@ from infinitalk_cli.job_list import is_list
 from infinitalk_cli.options import GenerateOptions
 from infinitalk_cli.options_job import job_words
 from infinitalk_cli.options_record import record_of, repeating
-from infinitalk_cli.prepare import PreparedRun, leaving_finished, prepare_run
+from infinitalk_cli.prepare import PreparedRun, leaving_finished, prepare_run, with_name_filled
 from infinitalk_cli.preview_command import SHOWN, PreviewOptions, preview
 from infinitalk_cli.profiles_commands import profiles_app
 from infinitalk_cli.request import GenerateRequest, GenerateResult, check_request, output_fate
@@ -89,7 +89,7 @@ def generate(options: GenerateOptions) -> None:
         if record := record_of(options):
             options = repeating(options, record)
             console.note(repetition_note(record))
-        options = leaving_finished(options)
+        options = leaving_finished(with_name_filled(options))
         prepared = prepare_run(options)
         if not options.dry_run:
             bind_gpus(prepared)
@@ -112,7 +112,7 @@ def demo(options: DemoOptions) -> None:
     """
     console = options.console()
     with errors_as_exit_codes(console), stops_as_interrupts():
-        options = leaving_finished(options)
+        options = leaving_finished(with_name_filled(options))
         prepared = prepare_demo(options)
         bind_gpus(prepared)
         perform(prepared, options, console)

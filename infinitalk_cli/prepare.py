@@ -17,11 +17,12 @@ from infinitalk_cli.espeak import espeak_here
 from infinitalk_cli.footprint import all_parameters
 from infinitalk_cli.hardware import Gpu, detect_hardware
 from infinitalk_cli.job import Job
+from infinitalk_cli.job_list import fill_name
 from infinitalk_cli.options import DEFAULT_TEACACHE_THRESHOLD, GenerateOptions
 from infinitalk_cli.options_job import read_options_job, with_sound_of
 from infinitalk_cli.options_media import voice_files
 from infinitalk_cli.options_record import OPTION_OF_KEY, told_options
-from infinitalk_cli.profiles import Engine, Profile
+from infinitalk_cli.profiles import AUTO, Engine, Profile
 from infinitalk_cli.request import (
     GenerateRequest,
     check_lasting,
@@ -86,6 +87,20 @@ def prepare_run(options: GenerateOptions, job: Job | None = None) -> PreparedRun
     if weights_dir is not None:
         prepared = with_files(prepared, weights_dir, may_lack=options.dry_run)
     return replace(prepared, request=with_loras_counted(prepared.request))
+
+
+def with_name_filled(options: AnyOptions) -> AnyOptions:
+    """The options with the fields in the name that they give the video filled in, as for the one job of a list.
+
+    Raises: InputError: for a field that there is not, or a brace alone.
+    """
+    template = str(options.output)
+    if "output" not in options.given or not {"{", "}"} & set(template):
+        return options
+    source, seed = options.input_json or options.image or options.video, a_seed(options)
+    profile = str(options_said(options).value("profile", AUTO))
+    fields = {"stem": source.stem if source else "talk", "index": 1, "seed": seed, "profile": profile}
+    return replace(options, seed=seed, output=Path(fill_name(template, fields)))
 
 
 def leaving_finished(options: AnyOptions) -> AnyOptions:

@@ -111,6 +111,19 @@ def test_media_of_every_job_are_looked_at_before_the_first_one_is_made(desk: Pat
     assert result.stderr.index("broken.wav cannot be read") < result.stderr.index("job 1 of 1")
 
 
+@pytest.mark.parametrize("words", [["job.json"], ["--image", "face.png", "--audio", "a.wav"]])
+def test_a_video_alone_is_named_by_the_same_fields(desk: Path, engine: Engine, words: list[str]) -> None:
+    before = set(desk.iterdir())
+    for template, told in (("{nope}.mp4", "no such field: {nope}"), ("{stem.mp4", "can't be filled in")):
+        refused = generate(*words, "-o", template)
+        assert (refused.exit_code, engine.requests) == (2, [])
+        assert told in refused.stderr
+    assert set(desk.iterdir()) == before
+    made = generate(*words, "-o", "{{a}}-{stem}-{index}-{seed}-{profile}.mp4", "--seed", "-1", "-q")
+    stem, seed = ("job" if words == ["job.json"] else "face"), engine.requests[0].seed
+    assert (made.exit_code, made.stdout.strip()) == (0, f"{{a}}-{stem}-1-{seed}-demo.mp4")
+
+
 @pytest.mark.parametrize("failure", [errors.OutOfGpuMemoryError("too little"), ZeroDivisionError("a bug")])
 def test_a_run_that_fails_is_one_failed_job(desk: Path, engine: Engine, failure: Exception) -> None:
     engine.failure = failure
