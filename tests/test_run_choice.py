@@ -96,10 +96,15 @@ def test_a_dry_run_with_little_ram_says_what_is_read_in_every_pass(desk: Path, t
     assert "this fits: --quant fp8" in result.stderr
 
 
-def test_a_dry_run_does_not_mind_a_video_that_is_there(desk: Path, talk_on: Talk) -> None:
+def test_a_dry_run_where_a_video_is_there_prints_its_plan_and_refuses_as_the_run_would(
+    desk: Path, talk_on: Talk
+) -> None:
     (desk / "output.mp4").write_bytes(b"precious")
     result = talk_on("rtx4090-desktop", *DRY)
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 2
+    assert "rtx4090 profile" in result.stderr
+    assert "output.mp4 is already there: --overwrite replaces it" in result.stderr
+    assert talk_on("rtx4090-desktop", *DRY, "--overwrite").exit_code == 0
     assert (desk / "output.mp4").read_bytes() == b"precious"
 
 
