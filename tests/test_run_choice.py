@@ -102,7 +102,7 @@ def test_a_dry_run_where_a_video_is_there_prints_its_plan_and_refuses_as_the_run
     (desk / "output.mp4").write_bytes(b"precious")
     result = talk_on("rtx4090-desktop", *DRY)
     assert result.exit_code == 2
-    assert "rtx4090 profile" in result.stderr
+    assert "rtx-4090 profile" in result.stdout
     assert "output.mp4 is already there: --overwrite replaces it" in result.stderr
     assert talk_on("rtx4090-desktop", *DRY, "--overwrite").exit_code == 0
     assert (desk / "output.mp4").read_bytes() == b"precious"
