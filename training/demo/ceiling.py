@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from infinitalk_cli.models.vae import VideoVAE
-from training.demo.clips import ClipMaker
+from training.demo.clips import ClipMaker, Shot
 from training.demo.measures import lip_sync, mouth_openings
 from training.demo.networks import CHUNK_FRAMES, VAE_FILE, load_weights, new_vae
 from training.demo.pace import Log, pick_device
@@ -51,7 +51,7 @@ def left_of_mouths(vae: VideoVAE, data: Path, shape: tuple[int, int, int], seed:
     how much more the picture changes where a latent follows another than within one.
     """
     generator = torch.Generator().manual_seed(seed)
-    maker = ClipMaker.load(data, generator, *shape, num_frames=CHUNK_FRAMES, held_out=True)
+    maker = ClipMaker.load(data, generator, Shot(*shape, CHUNK_FRAMES), held_out=True)
     people = maker.cast(1)
     length = NUM_CHUNKS * CHUNK_FRAMES * HOP
     speech = Corpus.load(data / "speech_held_out.npz").waveforms(torch.device("cpu"))

@@ -30,6 +30,22 @@ TRACKS: dict[tuple[Path, bool, str], tuple[Tensor, Tensor]] = {}
 
 
 @dataclass(frozen=True)
+class Shot:
+    """What clips show. Height and width in pixels.
+
+    sides: least and greatest size of a single person who fills no picture, in pixels. varied: two people's sizes, and
+    boxes about them, vary further than in the scenes that are measured.
+    """
+
+    height: int
+    width: int
+    num_people: int
+    num_frames: int
+    sides: tuple[float, float] | None = None
+    varied: bool = False
+
+
+@dataclass(frozen=True)
 class Filmed:
     """B clips for the transformer.
 
@@ -45,43 +61,15 @@ class Filmed:
 
 
 class ClipMaker:
-    """Clips of one shape.
+    """Clips of one kind. tracks: opening and width of the mouths in a corpus."""
 
-    Args: sides: least and greatest size of a single person who fills no picture, in pixels. varied: two people's sizes,
-    and boxes about them, vary further than in the scenes that are measured.
-    """
-
-    def __init__(
-        self,
-        studio: Studio,
-        num_people: int,
-        num_frames: int,
-        tracks: tuple[Tensor, Tensor],
-        sides: tuple[float, float] | None = None,
-        *,
-        varied: bool = False,
-    ) -> None:
+    def __init__(self, studio: Studio, shot: Shot, tracks: tuple[Tensor, Tensor]) -> None:
         self.studio = studio
-        self.num_people = num_people
-        self.num_frames = num_frames
+        self.shot = shot
         self.openings, self.widths = tracks
-        self.sides = sides
-        self.varied = varied
 
     @classmethod
-    def load(
-        cls,
-        data: Path,
-        generator: torch.Generator,
-        height: int,
-        width: int,
-        num_people: int,
-        *,
-        num_frames: int,
-        held_out: bool = False,
-        sides: tuple[float, float] | None = None,
-        varied: bool = False,
-    ) -> ClipMaker:
+    def load(cls, data: Path, generator: torch.Generator, shot: Shot, *, held_out: bool = False) -> ClipMaker:
         """With the people and the speech in the folder `data`."""
         device, kind = generator.device, "_held_out" if held_out else ""
         key = (data, held_out, str(device))
@@ -89,8 +77,7 @@ class ClipMaker:
             waveforms = Corpus.load(data / f"speech{kind}.npz").waveforms(device)
             TRACKS[key] = mouth_opening(waveforms), mouth_width(waveforms)
         sprites = Sprites.of(Cutouts.load(data / f"people{kind}.npz"), device)
-        studio = Studio(sprites, generator, height, width)
-        return cls(studio, num_people, num_frames, TRACKS[key], sides, varied=varied)
+        return cls(Studio(sprites, generator, shot.height, shot.width), shot, TRACKS[key])
 
     def pictures(self, batch: int) -> tuple[Tensor, Tensor]:
         """Frames `(batch, 3, T, H, W)` in [-1, 1] and how near each pixel is to a mouth `(batch, H, W)`."""
@@ -101,11 +88,11 @@ class ClipMaker:
         return picture * 2 - 1, self.near_mouth(people)
 
     def cast(self, batch: int) -> tuple[Figures, ...]:
-        if self.sides is not None:
-            return (self.studio.close(batch, *self.sides),)
-        if self.num_people == 1:
+        if self.shot.sides is not None:
+            return (self.studio.close(batch, *self.shot.sides),)
+        if self.shot.num_people == 1:
             return (self.studio.alone(batch),)
-        return self.studio.pair(batch, VARIED_SIDES) if self.varied else self.studio.pair(batch)
+        return self.studio.pair(batch, VARIED_SIDES) if self.shot.varied else self.studio.pair(batch)
 
     def near_mouth(self, people: tuple[Figures, ...]) -> Tensor:
         return torch.stack([self.near_mouth_of(each) for each in people]).amax(dim=0)
@@ -124,9 +111,9 @@ class ClipMaker:
     def some_speech(self, batch: int) -> tuple[Tensor, Tensor]:
         """Opening and width of mouths `(batch, T)` from anywhere in the corpus."""
         rows = torch.randint(len(self.openings), (batch,), generator=self.studio.generator, device=self.studio.device)
-        limit = self.openings.shape[1] - self.num_frames
+        limit = self.openings.shape[1] - self.shot.num_frames
         starts = torch.randint(limit, (batch,), generator=self.studio.generator, device=self.studio.device)
-        places = starts[:, None] + torch.arange(self.num_frames, device=starts.device)
+        places = starts[:, None] + torch.arange(self.shot.num_frames, device=starts.device)
         return self.openings[rows[:, None], places], self.widths[rows[:, None], places]
 
     def film(self, mouths: list[tuple[Tensor, Tensor]]) -> Filmed:
@@ -142,7 +129,7 @@ class ClipMaker:
             motion = starting_at(motion, still, is_first)
             frames = studio.place(frames, figures, motion)
             reference = studio.place(reference, figures, still)
-        masks = self.masks(people) if self.num_people == 2 else None
+        masks = self.masks(people) if self.shot.num_people == 2 else None
         return Filmed(frames * 2 - 1, reference * 2 - 1, is_first, self.raised(people), masks)
 
     def masks(self, people: tuple[Figures, ...]) -> Tensor:
@@ -168,7 +155,7 @@ class ClipMaker:
 
     def shrinking(self, batch: int) -> Tensor:
         """How much smaller than the heads boxes are, `(batch,)`."""
-        if not self.varied:
+        if not self.shot.varied:
             return torch.ones(batch, device=self.studio.device)
         is_shrunk = self.studio.draw(batch, 0, 1) < SHRUNK_SHARE
         return torch.where(is_shrunk, self.studio.draw(batch, MOST_SHRUNK, 1), 1.0)

@@ -21,7 +21,7 @@ from infinitalk_cli.models.fused import plain_forms
 from infinitalk_cli.models.image_encoder import ImageEncoder
 from infinitalk_cli.models.vae import VideoVAE
 from infinitalk_cli.sampling.stream import picture_mask
-from training.demo.clips import ClipMaker, Filmed
+from training.demo.clips import ClipMaker, Filmed, Shot
 from training.demo.networks import (
     AUDIO_FILE,
     CHUNK_FRAMES,
@@ -175,7 +175,7 @@ class Pool:
         heard = Heard.build(data, encoder, generator, VERSIONS)
         shelves = [
             Shelf(
-                ClipMaker.load(data, generator, height, width, people, num_frames=CHUNK_FRAMES, varied=True),
+                ClipMaker.load(data, generator, Shot(height, width, people, CHUNK_FRAMES, varied=True)),
                 share,
                 max(batch, int(size * share)),
             )
@@ -205,7 +205,7 @@ class Pool:
 
     def film(self, maker: ClipMaker) -> dict[str, Tensor]:
         """A batch of new clips, encoded."""
-        people = maker.num_people
+        people = maker.shot.num_people
         rows, starts = self.some_tracks(people)
         mouths = [self.heard.mouths(rows[:, n], starts[:, n], CHUNK_FRAMES) for n in range(people)]
         filmed = maker.film(mouths)

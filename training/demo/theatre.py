@@ -27,7 +27,7 @@ from infinitalk_cli.sampling.conditioning import Conditioning, TensorEmbeds
 from infinitalk_cli.sampling.settings import SamplingSettings
 from infinitalk_cli.sampling.stream import Networks, generate_chunks
 from infinitalk_cli.weights import Quant
-from training.demo.clips import ClipMaker
+from training.demo.clips import ClipMaker, Shot
 from training.demo.frozen import PROMPTS
 from training.demo.measures import (
     Mouth,
@@ -147,7 +147,7 @@ class Theatre:
     def scene(self, seed: int, height: int, width: int, num_people: int) -> Scene:
         """A picture of held-out people with closed mouths."""
         generator = torch.Generator().manual_seed(seed)
-        maker = ClipMaker.load(self.data, generator, height, width, num_people, num_frames=33, held_out=True)
+        maker = ClipMaker.load(self.data, generator, Shot(height, width, num_people, CHUNK_FRAMES), held_out=True)
         people = maker.cast(1)
         still = Motion.at_rest(torch.zeros(1, 1))
         picture = maker.studio.room(1)

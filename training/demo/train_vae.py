@@ -29,7 +29,7 @@ from torch.nn import functional
 from infinitalk_cli.models.fused import plain_forms
 from infinitalk_cli.models.vae import VideoVAE, latent_statistics
 from infinitalk_cli.models.vae_layers import HISTORY, CausalConv3d, TemporalCache
-from training.demo.clips import ClipMaker
+from training.demo.clips import ClipMaker, Shot
 from training.demo.networks import VAE_FILE, load_weights, new_vae, save_half
 from training.demo.pace import Averaged, Crew, Log, Pace, optimizer_for, pick_device, take_step
 
@@ -49,7 +49,7 @@ SAVE_S = 150.0
 
 @dataclass(frozen=True)
 class Kind:
-    """What a step sees. share: of the batch, so that all steps take about the same time. sides: see `ClipMaker`.
+    """What a step sees. share: of the batch, so that all steps take about the same time. sides: see `Shot`.
 
     The decoder looks back over 70 frames: trained on short clips alone it falls apart behind them.
     """
@@ -217,7 +217,7 @@ def store(vae: VideoVAE, average: Averaged, wish: argparse.Namespace) -> VideoVA
 
 def clips_of(wish: argparse.Namespace, generator: torch.Generator, kind: Kind) -> ClipMaker:
     """Clips of the training people."""
-    return ClipMaker.load(wish.data, generator, *kind.shape, num_frames=kind.num_frames, sides=kind.sides)
+    return ClipMaker.load(wish.data, generator, Shot(*kind.shape, kind.num_frames, kind.sides))
 
 
 @torch.no_grad()
@@ -245,7 +245,7 @@ def held_out(vae: VideoVAE, wish: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {}
     pictures: list[Tensor] = []
     for shape, length in [*((shape, 33) for shape in SHAPES), (SHAPES[0], 121)]:
-        maker = ClipMaker.load(wish.data, generator, *shape, num_frames=length, held_out=True)
+        maker = ClipMaker.load(wish.data, generator, Shot(*shape, length), held_out=True)
         frames, near_mouth = maker.pictures(min(8, 2 * wish.batch))
         latents = vae.encode(frames)
         decoded = vae.decode(latents)
