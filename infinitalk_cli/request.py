@@ -257,12 +257,14 @@ def _taken_places(request: GenerateRequest) -> Iterator[str]:
     output, folder, inputs = request.output, part_folder_of(request.output), run_files(request)
     begun = is_begun(output)
     for path in kept_speech(request):
-        if path.is_file() and not is_marked_speech(path) and not any(path.samefile(other) for other in inputs):
+        if not path.is_file() or any(path.samefile(other) for other in inputs):
+            continue  # an input there is told by itself
+        if not is_marked_speech(path):
             yield (
                 f"{path} is already there, and the spoken text would be kept under that name: it is no speech that "
                 "talk made, so it is never replaced; -o names another video, or move that file"
             )
-        elif path.is_file() and not request.overwrite:
+        elif not request.overwrite:
             yield (
                 f"{path}, where the spoken text is kept, is already there: --overwrite replaces it, -o names another"
             )

@@ -114,6 +114,9 @@ def test_tracks_are_kept_beside_the_video_and_nothing_else_is_replaced_there(tmp
         check_request(replace(request, overwrite=True))
     own = request_of(tmp_path, Speaker(tmp_path / "talk.wav"), Speaker(None, text="abc"))
     (tmp_path / "talk.wav").write_bytes(b"a recording")
+    with pytest.raises(InputError, match=r"talk\.wav, where the spoken text is kept, is an input of the job") as told:
+        check_request(own)
+    assert "--overwrite replaces" not in told.value.message
     with pytest.raises(InputError, match=r"talk\.wav, where the spoken text is kept, is an input of the job"):
         check_request(replace(own, overwrite=True))
     alone = request_of(tmp_path, Speaker(None, text="abc"))
